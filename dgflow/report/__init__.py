@@ -1,2 +1,2 @@
-"""A run for people: the table and page of its result, the texts of `plan` and `status`. Reads the store;
-needs neither torch nor ray."""
+"""Presentation of a run for people: the table and page of its result, the texts of `plan` and `status`. Reads
+the store; needs neither torch nor ray."""

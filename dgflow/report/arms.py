@@ -1,4 +1,4 @@
-"""The steps of a recipe by the arm that they are for, named as the recipe names them: by arm and seed; those
+"""The steps of a recipe grouped by the arm that they serve, with the recipe's names: by arm and seed; those
 of a sweep by combination."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
 SHARED, SEVERAL, END = "for all arms", "for several combinations", ""
-BESIDE = "beside"  # what only a result beside the table needs is for all arms
+BESIDE = "beside"  # a step that only a result beside the table needs serves all arms
 """The groups of steps that several arms or several combinations of a sweep need, and of the table itself."""
 
 
@@ -24,14 +24,14 @@ class Named:
 
     group: str
     label: str
-    number: int  # in the order in which the steps are run
+    number: int  # in execution order
 
 
 def named(plans: Sequence[StepPlan]) -> list[Named]:
-    """The steps by group: those of several arms, each arm in the recipe's order, the floor, the table; of a
-    sweep those of several combinations, then each combination.
+    """Returns the steps by group: those of several arms, each arm in the recipe's order, the floor, the
+    table; for a sweep those of several combinations, then each combination.
 
-    The steps of another recipe are one group without a name, in the order in which they are run.
+    The steps of any other recipe are one group without a name, in execution order.
     """
     target = plans[-1].step
     if isinstance(target, Sweep | SelectedSweep):
@@ -56,7 +56,7 @@ def _of_sweeps(plans: Sequence[StepPlan]) -> list[Named]:
     last = plans[-1]
     if isinstance(last.step, SelectedSweep):
         stages = {last.node.reads[path]: f"{words}: " for path, words in last.step.groups.items()}
-    for each in reversed(plans):  # what reads a step stands behind it
+    for each in reversed(plans):  # readers of a step come after it
         if isinstance(each.step, Sweep):
             for path, words in each.step.groups.items():
                 group = f"{stages[each.node.key]}{words}"
@@ -88,17 +88,17 @@ class _Readers:
 
 
 def _readers(target: Evaluate) -> dict[str, _Readers]:
-    """By the `variant` of each step behind an evaluation."""
+    """Returns the readers by the `variant` of each step behind an evaluation."""
     readers: dict[str, _Readers] = {}
     for name, reference in target.reads.items():
         kind, _, rest = name.partition(".")
         arm, _, number = rest.rpartition(".")
         part = target.arms[arm][int(number)] if kind == "arms" else None
-        chain: set[str] = set()  # the sampler of this slice, and what reads its samples
+        chain: set[str] = set()  # the sampler of this slice, and the steps that read its samples
         for node in graph(reference.step):
             key = node.step.variant
             mine = readers.setdefault(key, _Readers())
-            if kind == "beside":  # of all arms, and no reader of its own for what these need
+            if kind == "beside":  # serves all arms, and adds no reader for the steps that these need
                 continue
             mine.groups.add(kind if part is None else _arm(arm))
             if part is None:
@@ -125,6 +125,6 @@ def _group(
 
 
 def _title(step: Step, readers: _Readers | None) -> str:
-    """`features seed 101` for what is made of the samples of one seed, else the step's own title."""
+    """Returns `features seed 101` for a step on the samples of one seed, else the step's own title."""
     seed = next(iter(readers.seeds), None) if readers is not None and len(readers.seeds) == 1 else None
     return step.title if seed is None else f"{step.kind} seed {seed}"

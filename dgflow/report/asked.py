@@ -1,4 +1,4 @@
-"""The parameters, the command and the code behind a result, as the page tells them."""
+"""The parameters, the command and the code behind a result, as shown on the page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dgflow.store.runs import Asked, RunRecord
 
 
 def recipe_facts(record: RunRecord | None, asked: Asked | None) -> dict[str, Any] | None:
-    """`facts` (name and text), `about` (the docstring) and `options`, from the record of the latest run; from
-    `asked` without its command, which made no result, where there is no record. None without either."""
+    """Returns `facts` (name and text), `about` (the docstring) and `options`, from the record of the latest
+    run. Without a record, they come from `asked`, without its command, which made no result. None without
+    either."""
     source = asked if record is None else record.asked
     if source is None or not (source.recipe or source.file):
         return None

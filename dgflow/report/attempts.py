@@ -1,7 +1,7 @@
-"""The notes that workers left of attempts at parts that are not committed, by the store's own clock.
+"""Workers' notes of attempts at parts that are not committed, by the store's own clock.
 
-Reads one listing and the newest notes only: a step of 20,000 shards leaves a note of each, and those of
-committed shards tell nothing.
+Reads one listing and only the newest notes: a step of 20,000 shards leaves a note of each, and those of
+committed shards are not needed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dgflow.runtime.training.notes import WITHIN, seconds_within
 from dgflow.store.receipts import CorruptObject, parse_json
 from dgflow.store.step_store import StepStore
 
-NOTES = 1_000  # newest notes that are read: more than the workers of a cluster
+NOTES = 1_000  # newest notes that are read: more than a cluster has workers
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The latest attempt at a part, under way or failed.
+    """The latest attempt at a part, in progress or failed.
 
     Times are seconds since the epoch by the store's own clock.
     """
 
     part: int
-    noted: float  # when it began, last told of its steps, or failed
+    noted: float  # time of its start, its latest progress, or its failure
     note: dict[str, Any]
 
     @property
@@ -36,28 +36,28 @@ class Attempt:
         return "error" in self.note
 
     def under_way(self) -> dict[str, Any]:
-        """As JSON data: `part`, `host`, `pid`, `started`; of an epoch also its `step` of `steps`, and the
-        mean `loss` of these."""
+        """Returns JSON data: `part`, `host`, `pid`, `started`; for an epoch also its `step` of `steps`, and
+        their mean `loss`."""
         known = {name: self.note.get(name) for name in ("host", "pid")}
         within = {name: self.note[name] for name in WITHIN if name in self.note}
         return {"part": self.part, **known, "started": self.noted - seconds_within(self.note), **within}
 
     def safe(self) -> dict[str, int] | None:
-        """As JSON data: the `step` of `steps` in `part` up to which a checkpoint holds an epoch."""
+        """Returns JSON data: the `step` of `steps` in `part` up to which a checkpoint holds an epoch."""
         if "safe" not in self.note or "steps" not in self.note:
             return None
         return {"part": self.part, "step": self.note["safe"], "steps": self.note["steps"]}
 
     def failure(self) -> dict[str, Any]:
-        """As JSON data: `part`, `host`, `pid`, `failed`, `error`, `where` (`file.py:123 in function`) and
-        `log` (a file on that host)."""
+        """Returns JSON data: `part`, `host`, `pid`, `failed`, `error`, `where` (`file.py:123 in function`)
+        and `log` (a file on that host)."""
         known = {name: self.note.get(name) for name in ("host", "pid", "where", "log")}
         return {"part": self.part, "failed": self.noted, "error": str(self.note["error"]), **known}
 
 
 def open_attempts(step_store: StepStore, folder: str, missing: Collection[int]) -> list[Attempt]:
-    """The latest attempts at the `missing` parts of a folder, newest first, at most `NOTES`; unreadable notes
-    are left out."""
+    """Returns the latest attempts at the `missing` parts of a folder, newest first, at most `NOTES`;
+    unreadable notes are left out."""
     missing = set(missing)
     noted = [(entry, part) for part, entry in step_store.noted(folder).items() if part in missing]
     newest = sorted(noted, key=lambda item: item[0].modified, reverse=True)[:NOTES]

@@ -1,4 +1,4 @@
-"""Pictures in a terminal: half blocks, two pixels a character, in the colours that the terminal has."""
+"""Pictures in a terminal: half blocks, two pixels per character, in the terminal's colours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HALF = "▀"
 
 
 def draw(images_BHWC: np.ndarray) -> int:
-    """Print the first pictures, uint8 [B, H, W, C], as many as fit; gives their number, 0 where standard
-    output is no terminal with colours."""
+    """Prints the first pictures, uint8 [B, H, W, C], as many as fit; returns their number, 0 if standard
+    output is not a colour terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""The charts of trainings as data, and how the page draws them: held-out curves in the first colour."""
+"""The charts of trainings as data, and their drawing on the page: held-out curves in the first colour."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TrainingCharts:
 def training_charts(
     step: TrainStep, metrics: Mapping[int, Mapping[str, Any]], chosen: int, *, used: bool
 ) -> TrainingCharts:
-    """The charts of the epochs' `metrics`. Noise levels are those of the epoch `chosen`, which is marked
-    where it is the one `used` by other steps."""
+    """Returns the charts of the epochs' `metrics`. Noise levels are those of the epoch `chosen`, which is
+    marked if other steps use it (`used`)."""
     measured = "held_out_loss" in metrics[chosen]
     chance = (step.chance.loss, f"chance, {step.chance.words}") if measured and step.chance else None
     mark = (float(chosen), f"epoch {chosen}") if used else None
@@ -90,15 +90,15 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
 ) -> Lines:
-    """A chart whose y axis is logarithmic where positive values span far; `mark` is an x to point out and
-    `level` a y to compare with, captioned."""
+    """Returns a chart whose y axis is logarithmic if positive values span a wide range; `mark` is an x to
+    point out and `level` a y to compare with, captioned."""
     values = [y for curve in curves for y in curve.y] + ([level[0]] if level else [])
     log_y = bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values)
     return Lines(title, curves, x_label, y_label, log_x=log_x, log_y=log_y, mark=mark, level=level)
 
 
 def draw_chart(chart: Lines) -> Markup:
-    """The chart as an `<svg>` element, in the same colours whichever curves it has. Raises ValueError where
-    there is no point to draw."""
+    """Draws the chart as an `<svg>` element, in the same colours whichever curves it has. Raises ValueError
+    if there is no point to draw."""
     colours = [int(curve.label == TRAINING) for curve in chart.curves]
     return Markup(draw_lines(chart, colours).element)  # draw_lines escapes its texts

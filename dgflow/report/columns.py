@@ -1,4 +1,4 @@
-"""A table that fits the terminal: labels wrap at words, and columns without room move below their row."""
+"""Tables that fit the terminal: labels wrap at words, and columns that do not fit move below their row."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from dgflow.report.layout import printable
 
 GAP = "  "
-LABEL = 20  # characters of the labels' column, at least
+LABEL = 20  # minimum width of the labels' column
 
 
 @dataclass(frozen=True)
 class Column:
-    """`moves`: the turn in which it goes below the rows where the width does not suffice; None: never."""
+    """A column of a table. `moves` is the turn in which it moves below the rows if the width does not
+    suffice; None: never."""
 
     heading: str
     left: bool = False
@@ -24,7 +25,8 @@ class Column:
 def fitted(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], label: int, width: int
 ) -> Iterator[list[str]]:
-    """The lines of the heading, then of each row, at most `width` characters each; column `label` wraps."""
+    """Returns the lines of the heading, then of each row, at most `width` characters each; column `label`
+    wraps."""
     cells = [[printable(cell) for cell in row] for row in (tuple(each.heading for each in columns), *rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
     kept = list(range(len(columns)))

@@ -1,5 +1,5 @@
-"""The warnings of a run that its recipe and its receipts show: samples that are no images, networks that
-learned nothing, workers that were slow without need."""
+"""Warnings about a run from its recipe and its receipts: saturated samples, networks that learned nothing,
+workers that were needlessly slow."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _ERRORS = 3.0  # standard errors of an accuracy
 
 
 def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> list[str]:
-    """Warnings of the steps of a recipe, with their receipts."""
-    if any(plan.step.is_made_up for plan in plans):  # nothing of a smoke run means anything
+    """Returns warnings about the steps of a recipe, with their receipts."""
+    if any(plan.step.is_made_up for plan in plans):  # results of a smoke run are meaningless
         return []
     lines = [line for plan in plans for line in plan.step.cautions()]
     for plan in plans:
@@ -34,7 +34,7 @@ def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> 
 
 
 def choice_doubts(plans: Sequence[StepPlan]) -> list[str]:
-    """Warnings of what steps chose by the measurements of others."""
+    """Returns warnings about choices that steps made by the measurements of others."""
     if any(plan.step.is_made_up for plan in plans):
         return []
     return [
@@ -46,7 +46,7 @@ def choice_doubts(plans: Sequence[StepPlan]) -> list[str]:
 
 
 def _trained(plans: Sequence[StepPlan]) -> Iterator[Weights]:
-    """The trained weights that the steps read."""
+    """Returns the trained weights that the steps read."""
     for plan in plans:
         for reference in plan.step.inputs().values():
             if isinstance(reference, Weights) and isinstance(reference.step, TrainStep):

@@ -1,4 +1,4 @@
-"""What the arms of a comparison changed: each against the first without guidance, with an interval."""
+"""The effects of a comparison's arms: each against the first arm without guidance, with an interval."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Arms = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Effect:
-    """The change of one metric from the arm `base` to another arm: `half` is half of the interval of
-    `COVERAGE`, None where that is not known; `how` names the interval's method."""
+    """The change of one metric from the arm `base` to another arm: `half` is the half-width of the `COVERAGE`
+    interval, None if it is not known; `how` names the interval's method."""
 
     arm: str
     base: str
@@ -38,8 +38,8 @@ class Effect:
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "unknown"]:
-        """`unclear` for an interval that holds 0; `unknown` without one, and for a metric without a better
-        direction."""
+        """Returns the verdict: `unclear` for an interval that contains 0; `unknown` without one, and for a
+        metric without a better direction."""
         if self.half is None or self.metric.nearest:
             return "unknown"
         if abs(self.change) <= self.half:
@@ -48,22 +48,22 @@ class Effect:
 
     @property
     def words(self) -> str:
-        """`−1.78 (−2.41 to −1.15)`."""
+        """Formats the change with its interval: `−1.78 (−2.41 to −1.15)`."""
         return self.signed if self.half is None else f"{self.signed} ({self.ends})"
 
     @property
     def ends(self) -> str:
-        """`−2.41 to −1.15`, the ends of the interval."""
+        """Formats the ends of the interval: `−2.41 to −1.15`."""
         assert self.half is not None
         return " to ".join(self._signed(self.change + side * self.half) for side in (-1, 1))
 
     @property
     def signed(self) -> str:
-        """`−1.78`."""
+        """Formats the change: `−1.78`."""
         return self._signed(self.change)
 
     def shown(self, value: float) -> str:
-        """A value of the metric with its decimals."""
+        """Formats a value of the metric with its decimals."""
         return f"{value:z,.{self.metric.decimals}f}"
 
     def _signed(self, value: float) -> str:
@@ -71,13 +71,14 @@ class Effect:
 
 
 def base_of(step: ResultStep, arms: Collection[str]) -> str:
-    """The arm that the others are compared with: the first whose samples no term guides, else the first."""
+    """Returns the arm that the others are compared with: the first whose samples no term guides, else the
+    first."""
     return next((name for name in arms if not guidance_of(step, name)), next(iter(arms)))
 
 
 def effects(step: ResultStep, arms: Arms) -> list[Effect]:
-    """The change of the main metric in every arm but the base: of FID in an evaluation, of another step the
-    first quantity whose change has an interval, else its first."""
+    """Returns the change of the main metric in every arm but the base: FID in an evaluation; for another step
+    the first quantity whose change has an interval, else its first."""
     known = [name for name in step.columns if any(name in arm for arm in arms.values())]
     if len(arms) < 2 or not known:
         return []
@@ -109,7 +110,7 @@ def _of(step: ResultStep, arms: Arms, name: str) -> list[Effect]:
 
 
 def _half(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tuple[float | None, str]:
-    """Half of the interval of a change, with its method."""
+    """Returns the half-width of the interval of a change, with its method."""
     ours, theirs = arm[name], base[name]
     count = len(ours["per_seed"])
     if count == len(theirs["per_seed"]) > 1 and arm.get("seeds") == base.get("seeds"):
@@ -122,8 +123,8 @@ def _half(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tuple[f
 
 
 def guidance_of(step: ResultStep, arm: str) -> tuple[Any, ...]:
-    """The terms that guide the samples of an arm; of a step whose arms are no samples, the arm alone, which
-    so is none without guidance."""
+    """Returns the terms that guide the samples of an arm. If a step's arms are not samples, it returns the
+    arm itself, which is empty without guidance."""
     parts = getattr(step, "arms", {}).get(arm, ())
     if not parts or not isinstance(parts[0], Slice):
         return (arm,)

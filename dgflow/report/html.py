@@ -1,7 +1,7 @@
-"""The templates of pages: one style sheet, one small script, and nothing that is fetched.
+"""The templates of pages: one style sheet, one small script, and no external resource.
 
-The policy of a page allows its own script by digest and no other, so that a script which got in with a text
-of the store would not run.
+The policy of a page allows only its own script, by digest, so that a script injected through a text of the
+store does not run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page. All values are escaped but those that are `Markup`; an undefined one is an error."""
+    """Renders a page. All values are escaped except `Markup`; an undefined one is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

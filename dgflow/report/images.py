@@ -1,8 +1,8 @@
 """The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data
-URIs; while the recipe is not complete, also the first samples of the steps under way.
+URIs; while the recipe is incomplete, also the first samples of the steps in progress.
 
-Pixels are as they were committed, magnified by a whole factor; large images are shrunk, and the caption says
-so. Nothing is selected, except the pairs of `pairs.py`.
+Pixels are shown as committed, magnified by an integer factor; large images are shrunk, and the caption says
+so. No samples are selected, except the pairs of `pairs.py`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.shards import Columns
 
-SHOWN_WIDTH = 560  # pixels that a magnified grid may take
-LARGE_WIDTH = 1240  # and an enlarged one, as wide as the page
-BYTES = 1.8e6  # of the pixels of all grids: with more, each grid has fewer rows
+SHOWN_WIDTH = 560  # maximum pixels of a magnified grid
+LARGE_WIDTH = 1240  # and of an enlarged one, as wide as the page
+BYTES = 1.8e6  # limit for the pixels of all grids: with more, each grid has fewer rows
 
 
 def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
-    """The first images of every arm's first slice, and of the reference, `paired` where all arms share seed,
-    indices and labels, with the `pairs` that differ most; the first samples of other steps that are begun and
-    not complete, and those that a recipe of samples ends with."""
+    """Returns the grids of the first images of every arm's first slice, and of the reference. They are
+    `paired` if all arms share seed, indices and labels, with the `pairs` that differ most. Other grids show
+    the first samples of steps in progress, and the samples with which a recipe ends."""
     previews = {seen.name: preview for seen, preview in under_way(_seen(summary, store))}
     found = _arms(summary, store, previews)
     shown = found.pop("steps")
@@ -57,12 +57,13 @@ def _seen(summary: Summary, store: ObjectStore) -> list[Seen]:
 
 
 def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview]) -> dict[str, Any]:
-    """The items of an evaluation, the names of the `steps` that they show, `paired` and the `pairs`."""
+    """Returns the items of an evaluation, the names of the `steps` that they show, `paired` and the
+    `pairs`."""
     target = summary.target
     if not isinstance(target, Evaluate):
         return {"items": [], "paired": False, "pairs": None, "steps": set()}
     parts = {name: arm[0] for name, arm in target.arms.items()}
-    if isinstance(target.reference, Slice):  # what lies outside the root is not opened for a page
+    if isinstance(target.reference, Slice):  # external images are not opened for a page
         parts |= {"real (reference)": target.reference}
     rows, problems = _read(parts, summary, store)
     count = _count(rows)
@@ -85,7 +86,7 @@ def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview])
 
 
 def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:
-    """True for arms that began with the same noise and labels."""
+    """True for arms that started from the same noise and labels."""
     begins = {(arm[0].drawn.seed, arm[0].origin.start) for arm in target.arms.values()}
     labels = [own["label"][:ROWS].tolist() for own in rows.values()]
     return len(begins) == 1 and all(own == labels[0] for own in labels)
@@ -94,7 +95,7 @@ def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:
 def _read(
     parts: Mapping[str, Slice], summary: Summary, store: ObjectStore
 ) -> tuple[dict[str, Columns], dict[str, str]]:
-    """The first rows of each slice that has them, and the problems of damaged ones."""
+    """Returns the first rows of each slice that has them, and the problems of damaged ones."""
     rows, problems = {}, {}
     for name, part in parts.items():
         try:
@@ -107,8 +108,8 @@ def _read(
 
 
 def _first_rows(part: Slice, summary: Summary, store: ObjectStore) -> Columns | None:
-    """`index`, `label` and `image` of the slice's rows in the shards that hold its first `ROWS`, None while
-    one of these is missing."""
+    """Returns `index`, `label` and `image` of the slice's rows in the shards that hold its first `ROWS`, None
+    while one of these is missing."""
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + ROWS)
@@ -124,8 +125,8 @@ def _first_rows(part: Slice, summary: Summary, store: ObjectStore) -> Columns | 
 
 
 def _count(rows: Mapping[str, Columns]) -> int:
-    """The images of each grid: `ROWS`, or fewer rows of them where all grids together have more than
-    `BYTES`."""
+    """Returns the number of images per grid: `ROWS`, or fewer rows of them if all grids together have more
+    than `BYTES`."""
     pixels = sum(3 * shrunk(own["image"][0])[..., 0].size for own in rows.values())
     lines = ROWS // GRID
     while lines > 1 and lines * GRID * pixels > BYTES:
@@ -142,8 +143,8 @@ def _shown(name: str, images: np.ndarray, seed: int | None, start: int) -> dict[
 
 
 def _png(images: np.ndarray) -> dict[str, Any]:
-    """The images [n, H, W, C] as one PNG in a data URI; its width in pixels, magnified by a whole factor, and
-    enlarged."""
+    """Returns the images [n, H, W, C] as one PNG in a data URI, and its width in pixels, magnified by an
+    integer factor, and enlarged."""
     width = GRID * (shrunk(images[0]).shape[1] + 1) - 1
     return {
         "uri": "data:image/png;base64," + base64.b64encode(grid_file(images)).decode(),
@@ -153,6 +154,6 @@ def _png(images: np.ndarray) -> dict[str, Any]:
 
 
 def _early(name: str, preview: Preview) -> dict[str, Any]:
-    """The item of a step that is not complete."""
+    """Returns the item of an incomplete step."""
     alt = f"Grid of the first {len(preview.images)} samples of {name}, {preview.caption}"
     return {"name": name, "problem": "", "caption": preview.caption, "alt": alt, **_png(preview.images)}

@@ -13,34 +13,34 @@ from dgflow.engine.plan import StepPlan
 from dgflow.metrics.protocols import DECIMALS, HEADINGS
 from dgflow.runtime.durations import duration as duration
 
-WIDTH = 140  # characters of a line at most
-PIPED, NARROWEST = 110, 60  # characters of a table's line where there is no terminal; in the narrowest
-UNLIMITED = 10_000  # characters of a line of text where there is no terminal
+WIDTH = 140  # maximum characters per line
+PIPED, NARROWEST = 110, 60  # characters of a table's line without a terminal; in the narrowest terminal
+UNLIMITED = 10_000  # characters of a line of text without a terminal
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
 METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
 
 def number(metric: str, value: float) -> str:
-    """A metric's value with its usual decimals."""
+    """Formats a metric's value with its usual decimals."""
     return f"{value:z,.{METRICS[metric][1]}f}"
 
 
 def with_spread(values: Mapping[str, Any], decimals: int) -> str:
-    """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known.
-    What rounds to nothing has no sign."""
+    """Formats a value as `29.49 ± 0.41`, with the spread over seeds, else the standard error of a single
+    seed, if either is known. A value that rounds to zero has no sign."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
     numbers = [values["mean"], *([] if spread is None else [spread])]
     return " ± ".join(f"{each:z,.{decimals}f}" for each in numbers)
 
 
 def own_error(values: Mapping[str, Any]) -> float | None:
-    """The standard error of the value of a single seed, estimated from its samples."""
+    """Returns the standard error of the value of a single seed, estimated from its samples."""
     errors = values.get("errors", [])
     return errors[0] if len(errors) == 1 else None
 
 
 def size(count: float) -> str:
-    """Bytes in powers of 1000: `812 B`, `4.2 MB`."""
+    """Formats bytes in powers of 1000: `812 B`, `4.2 MB`."""
     for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= 0.9995 * power:
             return f"{count / power:.3g} {unit}" if count < 999.5 * power else f"{count / power:,.0f} {unit}"
@@ -48,12 +48,12 @@ def size(count: float) -> str:
 
 
 def parts(count: int, unit: str) -> str:
-    """`1 shard`, `12 epochs`, `1 result`."""
+    """Formats a number of parts: `1 shard`, `12 epochs`, `1 result`."""
     return f"{count:,} {unit.removesuffix('s')}{'' if count == 1 else 's'}"
 
 
 def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
-    """The titles of steps given as (title, name), with the beginning of the fingerprint where two are
+    """Returns the titles of steps given as (title, name), with the beginning of the fingerprint if two are
     equal."""
     pairs = list(steps)
     times = Counter(title for title, _ in pairs)
@@ -63,31 +63,31 @@ def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def labelled(plans: Sequence[StepPlan]) -> Iterator[tuple[str, StepPlan]]:
-    """Each step's state with its label."""
+    """Returns each step's state with its label."""
     return zip(labels((each.step.title, each.step.name) for each in plans), plans, strict=True)
 
 
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The labels of rows with a `title` and a `name`, printable and not too long."""
+    """Returns the labels of rows with a `title` and a `name`, printable and not too long."""
     return [shortened(printable(label)) for label in labels((row["title"], row["name"]) for row in rows)]
 
 
 def shortened(label: str) -> str:
-    """The ends of a long label: they tell more than its middle."""
+    """Shortens a long label to its ends, which are more distinctive than its middle."""
     if len(label) <= LABEL_WIDTH:
         return label
     return f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Formats a list: `a, b and c`."""
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def terminal_width(otherwise: int = PIPED) -> int:
-    """The characters of a line on standard output: those of the terminal, or `otherwise` where it is none.
+    """Returns the width of the terminal on standard output, or `otherwise` if it is not a terminal.
 
-    $COLUMNS is not asked: programs inherit it without having a terminal.
+    $COLUMNS is not used: programs inherit it without having a terminal.
     """
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
@@ -97,8 +97,8 @@ def terminal_width(otherwise: int = PIPED) -> int:
 
 
 def wrapped(text: str, indent: str = "", hanging: str = "", width: int | None = None) -> list[str]:
-    """The text as printable lines of at most `width` characters, by default those of the terminal and at most
-    `WIDTH`; `hanging` indents all lines after the first. Lines break between words."""
+    """Returns the text as printable lines of at most `width` characters, by default those of the terminal and
+    at most `WIDTH`; `hanging` indents all lines after the first. Lines break between words."""
     return textwrap.wrap(
         printable(text),
         width or min(WIDTH, terminal_width(WIDTH)),
@@ -109,18 +109,19 @@ def wrapped(text: str, indent: str = "", hanging: str = "", width: int | None = 
 
 
 def evenly(keys: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the keys, evenly spaced."""
+    """Returns at most `count` of the keys, evenly spaced."""
     count = min(count, len(keys))
     return [keys[position * len(keys) // count] for position in range(count)]
 
 
 def printable(text: str) -> str:
-    """One line without control characters: what a worker on another host wrote must not steer a terminal."""
+    """Returns one line without control characters: text from a worker on another host must not control a
+    terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """The rows as lines with columns of equal width, set to the right except the columns in `left`."""
+    """Returns the rows as lines with columns of equal width, right-aligned except the columns in `left`."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -132,8 +133,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
 
 
 def in_blocks(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """A table with a rule below its heading, as lines of at most `width` characters, by
-    default those of the terminal. Columns that do not fit follow below, beside the first column again."""
+    """Returns a table with a rule below its heading, as lines of at most `width` characters, by default those
+    of the terminal. Columns that do not fit follow below, beside the first column again."""
     width = width or terminal_width(UNLIMITED)
     first, *others = (list(column) for column in zip(*rows, strict=True))
     label = max(map(len, first))
@@ -150,7 +151,7 @@ def in_blocks(rows: Sequence[Sequence[str]], width: int | None = None) -> list[s
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, each cell on one line, with `|` escaped."""
+    """Returns a table in Markdown, each cell on one line, with `|` escaped."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
 
@@ -160,11 +161,11 @@ def _markdown_cell(text: str) -> str:
 
 
 def with_details(lines: Sequence[str], details: Iterable[Sequence[str]]) -> list[str]:
-    """A table's lines, from its heading to its total, with lines of details below each row."""
+    """Returns a table's lines, from its heading to its total, with lines of details below each row."""
     body = [line for row, below in zip(lines[1:-1], details, strict=True) for line in (row, *below)]
     return [lines[0], *body, lines[-1]]
 
 
 def ruled(lines: Sequence[str]) -> list[str]:
-    """A table's lines with a rule below the heading."""
+    """Returns a table's lines with a rule below the heading."""
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

@@ -1,6 +1,6 @@
-"""The table that `dgflow metrics` prints: values with their errors, what they depend on, and every warning.
+"""The table that `dgflow metrics` prints: values with their errors, their conditions, and every warning.
 
-Its lines need no documentation, and it compares only results that were measured alike.
+Its lines need no documentation. It compares only results that were measured in the same way.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dgflow.metrics.protocols import CUSTOM, HEADINGS, LOWER_IS_BETTER, METRICS,
 from dgflow.metrics.result import NOISE, Change, MetricResult, Provenance, difference
 from dgflow.report.layout import aligned, listed, ruled, wrapped
 
-# Decimals of a value without an error, and the most that any gets.
+# Decimals of a value without an error, and the maximum for any value.
 _DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "recall": 4, "f1": 4, "kid": 6}
 
 
 def metrics_table(result: MetricResult, against: MetricResult | None = None) -> str:
-    """The table and its notes. With `against`: its row below, the change from it, and whether that is more
-    than noise.
+    """Returns the table and its notes. With `against` it adds that result's row below, the change from it,
+    and a verdict if the change exceeds the noise.
 
     Raises ValueError if the two may not be compared.
     """
@@ -56,7 +56,7 @@ def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
 
 
 def _with_error(name: str, value: float, error: float | None, sign: str = "") -> str:
-    """`3.943 ± 0.021`: the error with two significant digits, at most `_DECIMALS`."""
+    """Formats a value as `3.943 ± 0.021`: the error with two significant digits, at most `_DECIMALS`."""
     decimals = _DECIMALS[name]
     if error is None:
         return f"{value:{sign},.{decimals}f}"

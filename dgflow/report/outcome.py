@@ -1,4 +1,4 @@
-"""The file of a step that makes one, for people: its arms as a table, and its figures."""
+"""The result file of a step, for people: its arms as a table, and its figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def plain(self) -> Any:
-        """The file as JSON data, None where it is of another kind."""
+        """The file as JSON data, None if it is of another kind."""
         return json.loads(self.content) if self.step.suffix == ".json" else None
 
     @property
@@ -45,8 +45,8 @@ class Outcome:
 
     @property
     def table(self) -> Table | None:
-        """The arms with their quantities: mean and spread over seeds. None without arms, and for a step whose
-        figures begin with a table of its own."""
+        """Returns the arms with their quantities: mean and spread over seeds. None without arms, and for a
+        step whose figures begin with a table of its own."""
         if not self.shown or (self.figures and isinstance(self.figures[0], Table)):
             return None
         heading = ["", *(metric.heading for metric in self.shown.values()), "seeds"]
@@ -58,13 +58,13 @@ class Outcome:
 
     @property
     def tables(self) -> list[Table]:
-        """The table of the arms, and those among the figures."""
+        """Returns the table of the arms, and those among the figures."""
         own = [] if self.table is None else [self.table]
         return own + [figure for figure in self.figures if isinstance(figure, Table)]
 
     @property
     def per_seed(self) -> list[list[str]]:
-        """A row per arm and seed: arm, seed, and each quantity."""
+        """Returns a row per arm and seed: arm, seed, and each quantity."""
         rows = []
         for name, arm in self.arms.items():
             count = int(_seeds(arm, self.shown))
@@ -84,8 +84,8 @@ class Outcome:
 
 
 def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:
-    """The outcome of a step that makes a result for people; None for another one, and while it is not
-    complete. Raises CorruptObject where its file is damaged."""
+    """Returns the outcome of a step that makes a result for people; None for any other step, and while it is
+    incomplete. Raises CorruptObject if its file is damaged."""
     step = step_plan.step
     if not isinstance(step, ResultStep) or not is_for_people(step) or not step_plan.complete:
         return None
@@ -108,6 +108,6 @@ def _seeds(arm: Mapping[str, Any], shown: Mapping[str, Metric]) -> str:
 
 
 def of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
-    """The value of one seed, empty where there is none: a quantity may be one number for all seeds."""
+    """Returns the value of one seed, empty if there is none: a quantity may be one number for all seeds."""
     own = [] if value is None else value["per_seed"]
     return f"{own[number]:z,.{metric.decimals}f}" if number < len(own) else ""

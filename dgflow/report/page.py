@@ -1,9 +1,9 @@
 """A run as one self-contained HTML page.
 
-No request leaves the page, everything that comes from the store is escaped, and the same root gives the same
-bytes (no time of writing). An incomplete root shows what is there and what is missing; while a run is at work
-on it the page says so, with the time, and loads itself again. `page.html` has the sections, `style.html` the
-looks.
+The page makes no request, everything that comes from the store is escaped, and the same root gives the same
+bytes (no time of writing). An incomplete root shows its committed and missing parts. While a run is in
+progress the page says so, with the time, and reloads itself. `page.html` has the sections, `style.html` the
+styles.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from dgflow.store.receipts import Receipt
 from dgflow.store.runs import Asked, newest
 from dgflow.testing.smoke_root import is_smoke_run
 
-REFRESH_SECONDS = 30  # after which a page of a run at work loads itself again
+REFRESH_SECONDS = 30  # after which a page of a run in progress reloads itself
 
 
 def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> str:
-    """The page of `target` in `store`. Raises CorruptObject as `summarise`; damaged images are only named.
+    """Returns the page of `target` in `store`. Raises CorruptObject as `summarise` does; damaged images are
+    only named.
 
-    `asked` describes the recipe where the root has no record of a run of it.
+    `asked` describes the recipe if the root has no record of a run of it.
     """
     summary = summarise(target, store)
     record = newest(store, target.name)
@@ -83,7 +84,7 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
 
 
 def _title(target: Target, store: ObjectStore, asked: Asked | None) -> str:
-    """The recipe's name; what the target is where no recipe is known."""
+    """Returns the recipe's name; a description of the target if no recipe is known."""
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     title = title[:1].upper() + title[1:]
     if asked is not None and (asked.recipe or asked.file):
@@ -92,7 +93,7 @@ def _title(target: Target, store: ObjectStore, asked: Asked | None) -> str:
 
 
 def _about(summary: Summary, store: ObjectStore) -> list[tuple[str, str]]:
-    """The root, the last step and the times of the commits."""
+    """Returns the root, the last step and the times of the commits."""
     facts = [("root", store.url), ("last step", summary.target.name)]
     times = [receipt.created for receipts in summary.receipts.values() for receipt in receipts]
     return [*facts, *([("committed", f"{_utc(min(times))} to {_utc(max(times))}")] if times else [])]
@@ -103,7 +104,7 @@ def _utc(seconds: float) -> str:
 
 
 def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
-    """Failed attempts at parts that are still missing."""
+    """Returns failed attempts at parts that are still missing."""
     root, failures = Root(store), []
     for label, step_plan in labelled(summary.plans):
         if not step_plan.complete:
@@ -115,7 +116,7 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
 
 
 def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, Any]:
-    """A step's whole configuration, and the digests of what it read and made."""
+    """Returns a step's whole configuration, and the digests of its inputs and results."""
     step = step_plan.step
     step_store = Root(store).step_store(step)
     inputs = step_plan.bound.digests if step_plan.bound is not None else {}
@@ -142,7 +143,7 @@ def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[
 
 
 def _environments(summary: Summary) -> list[dict[str, Any]]:
-    """The devices and versions with which parts were made, and the number of parts."""
+    """Returns the devices and versions with which parts were made, and the number of parts."""
 
     def where(receipt: Receipt) -> tuple[str, str]:
         return receipt.device, ", ".join(

@@ -1,5 +1,5 @@
-"""The files of pages in a root: `report.html` is that of the latest variant of a recipe. A root of several
-variants also has a page of each under the name of its last step, and `index.html`, which compares them."""
+"""The page files of a root: `report.html` is the page of a recipe's latest variant. A root of several
+variants also has a page for each, under the name of its last step, and `index.html`, which compares them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from markupsafe import Markup
 from dgflow.store.objects import ObjectStore
 
 PAGE, INDEX = "report.html", "index.html"
-NO_INDEX = Markup("<!-- no index -->")  # where a page has its link once there is an index
+NO_INDEX = Markup("<!-- no index -->")  # placeholder for the link to the index, if there is one
 _TARGET = re.compile(rb'<meta name="dgflow-target" content="([a-z0-9-]+)">')
 _BEFORE = re.compile(rb'<span class="mono">([a-z0-9-]+)</span> in <span')  # earlier pages
 
 
 def page_of(target: str) -> str:
-    """The key of a variant's own page; `target` names its last step."""
+    """Returns the key of a variant's own page; `target` names its last step."""
     return f"report-{target}.html"
 
 
 def index_link() -> Markup:
-    """The link from a page to the index beside it."""
+    """Returns the link from a page to the index beside it."""
     return Markup(' <a href="{}">All variants</a>').format(INDEX)
 
 
 def put_page(store: ObjectStore, target: str, text: bytes) -> str | None:
-    """Write a variant's page, and keep that of another variant beside it. The other's name, None without."""
+    """Writes a variant's page, and keeps the page of another variant beside it. Returns the other's name,
+    None without one."""
     try:
         old = store.get(PAGE)
     except FileNotFoundError:

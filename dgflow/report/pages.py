@@ -1,4 +1,4 @@
-"""Writes the page of a target into its root, and the index where the root holds several variants."""
+"""Writing the page of a target into its root, and the index if the root holds several variants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dgflow.store.objects import ObjectStore
 
 
 def write_pages(store: ObjectStore, target: str, text: bytes) -> str | None:
-    """Write the page `text` of the variant whose last step is `target`. The name of the variant whose page
-    stood there before, None without. Raises StoreError."""
+    """Writes the page `text` of the variant whose last step is `target`. Returns the name of the variant
+    whose page was there before, None without one. Raises StoreError."""
     other = put_page(store, target, text)
     if (index := render_index(store)) is not None:
         store.put(INDEX, index.encode())

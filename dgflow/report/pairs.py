@@ -1,4 +1,5 @@
-"""The samples that guidance changed most: the same noise and label with and without it, side by side."""
+"""The samples that guidance changed most: the same noise and label with and without guidance, side by
+side."""
 
 from __future__ import annotations
 
@@ -13,17 +14,17 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.shards import Columns
 
 MOST = 8  # pairs
-SHOWN, LARGE = 96, 192  # pixels that a magnified picture may take, and an enlarged one
-LEAST = 1 / 255  # a change that can be seen in the pixels
+SHOWN, LARGE = 96, 192  # maximum pixels of a magnified picture, and of an enlarged one
+LEAST = 1 / 255  # a change that is visible in the pixels
 
 
 def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | None:
-    """The `columns` (sample indices) and `rows` (arm and pictures) of the samples that changed most, by the
-    root mean square of the change of their pixels, in the mean over all arms but the base; `among` is the
-    number of samples compared. None where nothing changed.
+    """Returns the `columns` (sample indices) and `rows` (arm and pictures) of the samples that changed most,
+    by the root mean square of the change of their pixels, averaged over all arms but the base; `among` is the
+    number of samples compared. None if nothing changed.
 
     Args:
-        rows: of every arm, its first samples: `index`, `label` and `image`, from the same noise.
+        rows: the first samples of every arm: `index`, `label` and `image`, from the same noise.
     """
     base = base_of(target, target.arms)
     among = min(len(own["index"]) for own in rows.values())
@@ -55,7 +56,7 @@ def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | Non
 
 
 def _change(own: Columns, base: Columns, among: int) -> np.ndarray:
-    """By sample, the root mean square of the change of its pixels, with 1 for black to white."""
+    """Returns per sample the root mean square of the change of its pixels, with 1 for black to white."""
     difference = own["image"][:among].astype(np.float32) - base["image"][:among]
     return np.sqrt(np.mean(np.square(difference / 255), axis=(1, 2, 3)))
 

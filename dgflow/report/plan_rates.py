@@ -13,15 +13,15 @@ from dgflow.report.summary import worker_seconds
 from dgflow.specs.step import SampleStep, Step
 from dgflow.store.objects import ObjectStore
 
-ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, of 10,000 shards too
+ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, even out of 10,000 shards
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
+    """The mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
     any."""
 
-    seconds: float  # of work, all workers together
+    seconds: float  # of work, summed over workers
     bytes: float
     row: int | None
     own: bool = False  # from receipts of the step itself
@@ -32,14 +32,14 @@ def row_of(step: Step) -> int | None:
 
 
 def rates_of(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, Rate]:
-    """By fingerprint, of the steps that have receipts and whose kind something is to be done of."""
+    """Returns the rates by fingerprint, for steps that have receipts and whose kind has work left."""
     root = Root(store)
     kinds = {step_plan.step.kind for step_plan in plans if step_plan.missing}
     rates: dict[str, Rate] = {}
     for step_plan in plans:
         if step_plan.step.kind in kinds:
             step_store = root.step_store(step_plan.step)
-            # Made from earlier inputs is as good for an estimate.
+            # Parts made from earlier inputs are as good for an estimate.
             keys = list(step_plan.done.values()) or [
                 key for of in step_store.committed(step_plan.folder).values() for key in of.values()
             ]
@@ -57,7 +57,7 @@ def rates_of(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, Rate]:
 
 
 def rates_by_kind(plans: Sequence[StepPlan], rates: Mapping[str, Rate]) -> dict[str, list[Rate]]:
-    """The rates of the steps of each kind."""
+    """Returns the rates of the steps of each kind."""
     alike: dict[str, list[Rate]] = {}
     for each in plans:
         if each.step.fingerprint in rates:
@@ -68,8 +68,8 @@ def rates_by_kind(plans: Sequence[StepPlan], rates: Mapping[str, Rate]) -> dict[
 def rate_of(
     step_plan: StepPlan, rates: Mapping[str, Rate], by_kind: Mapping[str, Sequence[Rate]]
 ) -> Rate | None:
-    """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
-    alone."""
+    """Returns the step's own rate, else the mean of the others of its kind; if their samples differ in size,
+    only their time."""
     if step_plan.step.fingerprint in rates:
         return rates[step_plan.step.fingerprint]
     alike = by_kind.get(step_plan.step.kind)

@@ -1,7 +1,7 @@
 """The text of `plan`: the work, size and time that a recipe still needs.
 
-Sizes and times are estimates from a sample of each step's receipts; where there is none, sizes are upper
-bounds from the steps' fields, and hours come from `Costs`, if asked for.
+Sizes and times are estimates from a sample of each step's receipts. Without receipts, sizes are upper bounds
+from the steps' fields, and hours come from `Costs`, if requested.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ HINT = "hours and money: --device NAME, such as h100, or --pilot, one batch here
 def plan_json(
     plans: Sequence[StepPlan], store: ObjectStore | None = None, costs: Costs | None = None
 ) -> dict[str, Any]:
-    """`steps`, in the order in which they are run, and their `total`, of what is still to do.
+    """Returns `steps`, in execution order, and their `total`, of the remaining work.
 
-    `choices` are numbers that a step took from measurements of what it reads, such as a weight by Gain.
+    `choices` are numbers that a step took from measurements of its inputs, such as a weight by Gain.
     `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of its kind in
     this plan (`bytes_from` is "receipts"). Without any, or without `store`, `worker_hours` is None, and
     `bytes` an upper bound from the step's fields (`bytes_from` is "fields") or None. `costs` adds
-    `parameters`, `flops` (None of a pilot), `device_hours`, of a training `training_memory_bytes` (a batch on
-    one GPU) and, with a price per hour, `money`; `costs` then tells their assumptions.
+    `parameters`, `flops` (None for a pilot), `device_hours`, for a training `training_memory_bytes` (a batch
+    on one GPU) and, with a price per hour, `money`; the key `costs` then holds their assumptions.
     """
     rates = rates_of(plans, store) if store is not None else {}
     by_kind = rates_by_kind(plans, rates)
@@ -64,8 +64,8 @@ def plan_json(
 
 
 def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | None = None) -> str:
-    """`plan_json` as a table by arms that fits the terminal, with a reason below each step that is not
-    reused."""
+    """Formats `plan_json` as a table by arms that fits the terminal, with a reason below each step that is
+    not reused."""
     data, width, places = plan_json(plans, store, costs), terminal_width(), named(plans)
     total, labels = data["total"], {plans[place.number].step.variant: place for place in places}
     rows = [
@@ -92,7 +92,8 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
 
 
 def _reasons(step_plan: StepPlan, labels: Mapping[str, Named]) -> list[str]:
-    """A line per reason; of what it waits for, by the names of the table, which `labels` has by `variant`."""
+    """Returns a line per reason. The steps that it waits for are named as in the table, by `labels`, a
+    mapping from `variant`."""
     if step_plan.changes:
         more = len(step_plan.changes) - SHOWN_REASONS
         return [*map(str, step_plan.changes[:SHOWN_REASONS]), *([f"and {more} more"] if more > 0 else [])]
@@ -111,7 +112,8 @@ def _reasons(step_plan: StepPlan, labels: Mapping[str, Named]) -> list[str]:
 
 
 def _columns(costs: Costs | None) -> list[Column]:
-    """Columns of the table; the least needed ones move below the rows of a narrow terminal first."""
+    """Returns the columns of the table; the least important ones move below the rows of a narrow terminal
+    first."""
     columns = [
         Column("", left=True),
         Column("step", left=True),
@@ -151,7 +153,7 @@ def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
 
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
-    """The basis of the columns."""
+    """Returns notes on the basis of the columns."""
     notes = ["≤: at most, uncompressed, where no receipt of such a step says more"]
     if costs is None:
         if total["unknown"]:
@@ -174,7 +176,7 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
 
 
 def _memory_notes(costs: Costs) -> list[str]:
-    """A line per size of batch that trainings take, with what a smaller GPU does."""
+    """Returns a line per batch size of trainings, and the effect of a smaller GPU."""
     lines = []
     for estimate in costs.steps.values():
         if (memory := estimate.memory) is None or costs.gpu_bytes is None:
@@ -211,14 +213,14 @@ def _hours_left(row: dict[str, Any]) -> str:
 
 
 def _costs_shown(row: dict[str, Any], costs: Costs) -> list[str]:
-    """Parameters, hours and money, empty where no network runs."""
+    """Returns parameters, hours and money, empty if no network runs."""
     hours, money = row["device_hours"], row.get("money")
     cells = [_count(row["parameters"]) if row["parameters"] else "", _number(hours) if hours else ""]
     return cells + ([] if costs.price is None else [f"{money:,.2f}" if money else ""])
 
 
 def _count(parameters: int) -> str:
-    """`675.1 M`."""
+    """Formats a count: `675.1 M`."""
     for power, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if parameters >= power:
             return f"{parameters / power:.1f} {unit}"
@@ -233,8 +235,8 @@ def _number(hours: float) -> str:
 
 def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None) -> dict[str, Any]:
     work, stored = step_plan.amount, None if estimate is None else estimate.bytes
-    rows = step_plan.step.amount(step_plan.missing)  # with those that are copied
-    # Another step's samples compress alike where they hold as much.
+    rows = step_plan.step.amount(step_plan.missing)  # including copied ones
+    # Another step's samples compress alike if they hold the same amount.
     from_receipts = rate is not None and (
         rate.own or (rate.row is not None and rate.row == row_of(step_plan.step))
     )

@@ -1,5 +1,5 @@
-"""The first samples of the steps of a run: from committed shards, before the first of them from what a worker
-left."""
+"""The first samples of a run's steps: from committed shards, or before the first commit from a worker's
+preview."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 
 def preview_of(step: Seen) -> Preview | None:
-    """The first samples of a step; None where there are none yet, and of a step without images or latents."""
+    """Returns the first samples of a step; None if there are none yet, and for a step without images or
+    latents."""
     if step.step_store is None or step.folder != "shards" or step.waiting:
         return None
     try:
@@ -29,14 +30,15 @@ def preview_of(step: Seen) -> Preview | None:
 
 
 def under_way(steps: Sequence[Seen]) -> Iterator[tuple[Seen, Preview]]:
-    """The previews of the steps that are begun and not complete."""
+    """Returns the previews of the steps in progress."""
     for step in steps:
         if not step.complete and (preview := preview_of(step)) is not None:
             yield step, preview
 
 
 def to_show(steps: Sequence[Seen]) -> list[tuple[Seen, Preview]]:
-    """The previews of the steps under way; where no step is, that of the last one that has samples."""
+    """Returns the previews of the steps in progress; if there are none, that of the last step that has
+    samples."""
     shown = list(under_way(steps))
     for step in () if shown else reversed(steps):
         if (preview := preview_of(step)) is not None:

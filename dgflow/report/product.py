@@ -1,4 +1,4 @@
-"""The product of a recipe that ends with samples, weights or another result than an evaluation."""
+"""The product of a recipe that ends with samples, weights or a result other than an evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Product:
 
 
 def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | None:
-    """The product of `target`, whose last step is in the state `last`; None while it is not complete."""
+    """Returns the product of `target`, whose last step is in the state `last`; None while it is
+    incomplete."""
     if not last.complete or last.bound is None:
         return None
     root = Root(store)

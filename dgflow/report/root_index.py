@@ -1,5 +1,5 @@
-"""The index of a root that holds several variants: each with its page, what it was asked, and what its arms
-changed. It reads the records of runs and the files of their last steps."""
+"""The index of a root that holds several variants: for each its page, its options, and the effects of its
+arms. Reads the records of runs and the files of their last steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dgflow.store.receipts import CorruptObject
 
 
 def render_index(store: ObjectStore) -> str | None:
-    """The index, the latest variant first; None of a root with fewer than two variants."""
+    """Returns the index, the latest variant first; None for a root with fewer than two variants."""
     now = store.now()
     found = variants(store, now)[::-1]
     if len(found) < 2:
@@ -66,8 +66,8 @@ def _cells(effect: Effect) -> list[str]:
 
 
 def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
-    """Of the file of the variant's last step; none where there is no such file, or its kind is not known
-    here."""
+    """Returns the effects from the file of the variant's last step; none if there is no such file, or its
+    kind is not known here."""
     try:
         step = root.step(variant.record.target)
         receipts = root.newest(step) if isinstance(step, ResultStep) else {}
@@ -80,7 +80,7 @@ def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
 
 
 def _labels(asked: Sequence[Any]) -> list[str]:
-    """Each variant by its recipe and the options that differ among those of the same recipe."""
+    """Labels each variant by its recipe and the options that differ among those of the same recipe."""
     out = []
     for own in asked:
         same = [each.options for each in asked if each.recipe == own.recipe]

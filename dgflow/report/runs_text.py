@@ -1,4 +1,5 @@
-"""The runs of a root in words: drivers at work, runs that ended, and what a root holds beside a recipe."""
+"""The runs of a root in words: active drivers, runs that ended, and other contents of the root beside a
+recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class Variant:
 
     record: RunRecord  # of the latest run
     runs: int
-    drivers: tuple[Driver, ...]  # that have not ended cleanly, and after which none has begun
+    drivers: tuple[Driver, ...]  # that have not ended cleanly, and with no later run
 
     @property
     def living(self) -> list[Driver]:
@@ -31,12 +32,12 @@ class Variant:
 
     @property
     def outcome(self) -> str:
-        """`running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
+        """Returns `running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
         return "running" if self.living else self.record.outcome or "ended without a word"
 
 
 def variants(store: ObjectStore, now: float) -> list[Variant]:
-    """What a root holds, in the order of the latest runs, oldest first."""
+    """Returns the contents of a root, in the order of the latest runs, oldest first."""
     everything, at_work = records(store), drivers(store, now)
     newest: dict[str, RunRecord] = {}
     for record in everything:
@@ -57,19 +58,19 @@ def variants(store: ObjectStore, now: float) -> list[Variant]:
 
 
 def named(asked: Asked) -> str:
-    """`digits --samples 500`: the recipe with the options that differ from its defaults."""
+    """Formats the recipe with the options that differ from its defaults: `digits --samples 500`."""
     return printable(f"{asked.recipe or shlex.join(asked.command) or 'a run'} {asked.given}".strip())
 
 
 def goal_of(target: Target) -> str:
-    """The `RunRecord.goal` of a run of this target."""
+    """Returns the `RunRecord.goal` of a run of this target."""
     step = last_step(target)
     return goal(step.name, ranges(step.parts((target,) if isinstance(target, Slice) else ())))
 
 
 def others_line(found: Sequence[Variant], asked: Asked, own: str) -> str | None:
-    """`this root also holds digits (run with --samples 500), done`: what is there beside the goal `own`; None
-    for nothing."""
+    """Formats the contents beside the goal `own`: `this root also holds digits (run with --samples 500),
+    done`; None if there are none."""
     others = [each for each in found if each.record.goal != own]
     if not others:
         return None
@@ -87,7 +88,8 @@ def _other(variant: Variant, asked: Asked) -> str:
 
 
 def driver_lines(variant: Variant) -> list[str]:
-    """A line per driver that is at work, or was ended without a word; else how the latest run ended."""
+    """Returns a line per driver that is active, or was ended without a word; else how the latest run
+    ended."""
     lines = [_driver(driver) for driver in variant.drivers]
     record = variant.record
     if not lines:
@@ -97,7 +99,7 @@ def driver_lines(variant: Variant) -> list[str]:
 
 
 def at_work_lines(target: Target, store: ObjectStore) -> list[str]:
-    """A line per driver that is at work on this target now."""
+    """Returns a line per driver that is active on this target now."""
     own, now = goal_of(target), store.now()
     return [
         printable(_driver(each)) for each in drivers(store, now) if each.alive and each.record.goal == own
@@ -124,7 +126,7 @@ def _driver(driver: Driver) -> str:
 
 
 def as_json(variant: Variant) -> dict[str, Any]:
-    """A variant as JSON data: the record of its latest run, and its drivers."""
+    """Returns a variant as JSON data: the record of its latest run, and its drivers."""
     known = variant.record.model_dump(mode="json", exclude={"steps", "process"})
     return known | {
         "runs": variant.runs,
@@ -134,7 +136,7 @@ def as_json(variant: Variant) -> dict[str, Any]:
 
 
 def driver_json(driver: Driver) -> dict[str, Any]:
-    """A driver as JSON data: who, how it lives, and its `Beat`."""
+    """Returns a driver as JSON data: its identity, its liveness, and its `Beat`."""
     record = driver.record
     own = {"run": record.id, "host": record.host, "pid": record.pid, "alive": driver.alive}
     return own | {"silent": driver.silent} | driver.beat.model_dump(exclude={"written"})
@@ -143,12 +145,13 @@ def driver_json(driver: Driver) -> dict[str, Any]:
 def seen_steps(
     found: Sequence[Variant], store: ObjectStore, names: Sequence[str]
 ) -> Mapping[str, list[Seen]]:
-    """The steps of each variant, by its goal."""
+    """Returns the steps of each variant, by its goal."""
     return {each.record.goal: of_record(each.record, store, names) for each in found}
 
 
 def unrecorded(found: Sequence[Variant], store: ObjectStore, names: Sequence[str]) -> list[tuple[str, int]]:
-    """The steps that no record names, such as those of earlier versions, with the number of their parts."""
+    """Returns the steps that no record names, such as those of earlier versions, with the number of their
+    parts."""
     recorded = {step.name for each in found for step in each.record.steps}
     return [(name, _parts(store, name)) for name in steps_among(names) if name not in recorded]
 

@@ -1,4 +1,4 @@
-"""A step as a look at a root finds it, with its recipe or by the record of a run alone."""
+"""A step as found in a root, with its recipe or by the record of a run alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """The parts of a step that are wanted, and those that are there."""
+    """The parts of a step that are wanted, and those that are committed."""
 
     name: str
     title: str
@@ -26,11 +26,11 @@ class Seen:
     folder: str
     unit: str
     wanted: Sequence[int]
-    done: dict[int, str]  # part to the key of its receipt
+    done: dict[int, str]  # part -> key of its receipt
     complete: bool
-    waiting: bool  # for what it reads
-    step_store: StepStore | None  # None where nothing of the step is in the root
-    inputs: str | None = None  # the digest of what it reads, None where it is not known
+    waiting: bool  # for its inputs
+    step_store: StepStore | None  # None if the root holds nothing of the step
+    inputs: str | None = None  # the digest of its inputs, None if unknown
 
     @property
     def missing(self) -> list[int]:
@@ -38,7 +38,7 @@ class Seen:
 
 
 def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
-    """The step of a plan."""
+    """Returns the step of a plan."""
     step = plan.step
     return Seen(
         name=step.name,
@@ -56,12 +56,12 @@ def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
 
 
 def of_record(record: RunRecord, store: ObjectStore, names: Sequence[str]) -> list[Seen]:
-    """The steps that a run asked for; `names` are those in the root."""
+    """Returns the steps that a run asked for; `names` are those in the root."""
     return [_recorded(step, store, step.name in names) for step in record.steps]
 
 
 def opened(store: ObjectStore, name: str) -> StepStore | None:
-    """The step in a folder of the root; None where its description is missing or damaged."""
+    """Returns the step in a folder of the root; None if its description is missing or damaged."""
     try:
         fingerprint = (read_step(store, name) or {}).get("fingerprint")
         return StepStore(store, name.rpartition("-")[0], fingerprint) if fingerprint else None

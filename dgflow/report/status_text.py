@@ -1,10 +1,10 @@
-"""The text of `status`: how far a run is, how fast, what it has cost, what went wrong.
+"""The text of `status`: progress, rate, cost and failures of a run.
 
-Everything comes from the store, with few requests: for a step that is not complete two listings, a sample of
-its receipts and the newest notes of attempts; for a complete one the sample. Times are judged by the store's
-own clock: those of the hosts that wrote may be a day off.
+All information comes from the store, with few requests: for an incomplete step two listings, a sample of its
+receipts and the newest notes of attempts; for a complete one the sample. Times are compared by the store's
+own clock, since the clocks of the writing hosts may differ by a day.
 
-A step is running where a driver says so that gives signs of life (`dgflow/store/runs.py`). A root without
+A step is running if a driver that gives signs of life says so (`dgflow/store/runs.py`). A root without
 records of runs, of an earlier version, is judged by its newest commits and attempts.
 """
 
@@ -26,15 +26,13 @@ from dgflow.store.runs import Driver
 from dgflow.store.step_store import StepStore
 
 STATUS_SAMPLE = 64
-RATE_SAMPLE = 20  # the fewest commits, where there are as many, for the present rate
-SILENCE = (
-    600.0  # seconds after which a silent attempt or run is taken for dead; longer where parts take longer
-)
-FIRST_SILENCE = 3600.0  # the same while no committed part tells how long one takes
+RATE_SAMPLE = 20  # minimum number of commits, if there are as many, for the current rate
+SILENCE = 600.0  # seconds after which a silent attempt or run counts as dead; longer if parts take longer
+FIRST_SILENCE = 3600.0  # the same while no committed part shows how long one takes
 SHOWN_ERRORS = 5  # the newest per step in a table; JSON holds all
 SHOWN_ERROR = 200  # characters of an error in a table; JSON holds all of it
 
-COLUMNS = (  # the least needed ones move below the rows of a narrow terminal first
+COLUMNS = (  # the least important ones move below the rows of a narrow terminal first
     Column("step", left=True),
     Column("done"),
     Column("", left=True),
@@ -56,7 +54,7 @@ def status_rows(
     price: float | None = None,
     drivers: Sequence[Driver] | None = None,
 ) -> list[dict[str, Any]]:
-    """The state of each step of a plan as JSON data; see `rows_of`."""
+    """Returns the state of each step of a plan as JSON data; see `rows_of`."""
     seen = [of_plan(step_plan, store) for step_plan in plans]
     return rows_of(seen, now=store.now() if now is None else now, price=price, drivers=drivers)
 
@@ -64,28 +62,29 @@ def status_rows(
 def rows_of(
     steps: Sequence[Seen], *, now: float, price: float | None = None, drivers: Sequence[Driver] | None = None
 ) -> list[dict[str, Any]]:
-    """The state of each step as JSON data, judged at `now`, in seconds since the epoch by the store's clock.
+    """Returns the state of each step as JSON data, judged at `now`, in seconds since the epoch by the store's
+    clock.
 
-    `state` is done, running, stopped (begun, and nobody works on it), to do, or waiting (for what it reads).
-    A step is running where one of the `drivers` works on it; None judges by commits and attempts, for roots
-    without records of runs. `in_flight` are the attempts under way, of a training with its step within the
-    epoch and its loss; `failed` those that ended in an error, of parts that are not committed, newest first;
-    `part` is the number of the shard or epoch. `safe` is the `step` of `steps` of the open epoch `part` that
-    its newest checkpoint holds. `rate_per_minute` is that of the newest commits, `seconds_left` is what the
-    driver expects, else it follows from the rate while the step is running; `worker_seconds` is the work in
-    committed parts (exact up to 64 parts, then estimated from 64), and `money` its cost with the `price` per
-    worker-hour.
+    `state` is done, running, stopped (started, and nobody works on it), to do, or waiting (for its inputs). A
+    step is running if one of the `drivers` works on it; None judges by commits and attempts, for roots
+    without records of runs. `in_flight` are the attempts in progress, for a training with its step within the
+    epoch and its loss. `failed` are those that ended in an error, of parts that are not committed, newest
+    first; `part` is the number of the shard or epoch. `safe` is the `step` of `steps` of the open epoch
+    `part` that its newest checkpoint holds. `rate_per_minute` is that of the newest commits. `seconds_left`
+    is the driver's estimate, else it follows from the rate while the step is running. `worker_seconds` is the
+    work in committed parts (exact up to 64 parts, then estimated from 64), and `money` its cost with the
+    `price` per worker-hour.
     """
     rows = [_row(step, now, drivers) for step in steps]
     return rows if price is None else [row | {"money": row["worker_seconds"] / 3600 * price} for row in rows]
 
 
 def status_total(rows: Sequence[dict[str, Any]], drivers: Sequence[Driver] | None = None) -> dict[str, Any]:
-    """The sum of the rows: `done` and `wanted` parts, `in_flight` and `failed` as numbers, `worker_seconds`
-    and, where known, `money`, and `seconds_left`, of all steps but the `steps_untimed`.
+    """Returns the sum of the rows: `done` and `wanted` parts, `in_flight` and `failed` as numbers,
+    `worker_seconds` and, if known, `money`, and `seconds_left`, of all steps but the `steps_untimed`.
 
-    `state` is done where every step is, running where a driver is alive or a step is running, stopped where
-    one is begun, else to do.
+    `state` is done if every step is, running if a driver is alive or a step is running, stopped if one has
+    started, else to do.
     """
     states = [row["state"] for row in rows]
     begun = any(row["done"] for row in rows) or "stopped" in states
@@ -103,7 +102,8 @@ def status_total(rows: Sequence[dict[str, Any]], drivers: Sequence[Driver] | Non
 
 
 def run_left(driver: Driver) -> float | None:
-    """The seconds that a driver has left for the steps that it can time; None where it cannot tell."""
+    """Returns the seconds that a driver has left for the steps that it can time; None if it has no
+    estimate."""
     return None if driver.beat.run_left is None else max(0.0, driver.beat.run_left - driver.silent)
 
 
@@ -119,7 +119,7 @@ def _row(step: Seen, now: float, drivers: Sequence[Driver] | None) -> dict[str, 
     longest = max((receipt.seconds for receipt in sample), default=0.0)
     patience = max(SILENCE, 3 * longest) if sample else FIRST_SILENCE
     moments = [] if step.complete or step_store is None else _moments(step, step_store)
-    # What waits for its inputs has not begun, whatever is there of earlier ones.
+    # A step that waits for its inputs has not started, even if earlier parts exist.
     readable = not step.waiting and not step.complete and step_store is not None
     attempts = open_attempts(step_store, step.folder, step.missing) if readable and step_store else []
     driver = next((each for each in drivers or () if each.alive and each.beat.step == step.name), None)
@@ -158,18 +158,18 @@ def _per_minute(rate: float) -> str:
 
 
 def _moments(step: Seen, step_store: StepStore) -> list[float]:
-    """The times of all commits, in seconds since the epoch, in order: one listing."""
+    """Returns the times of all commits, in seconds since the epoch, in order: one listing."""
     ours = set(step.done.values())
     entries = step_store.store.list(f"{step_store.name}/{step.folder}") if ours else []
     return sorted(entry.modified for entry in entries if entry.key in ours)
 
 
 def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | None:
-    """Recent commits per second, or None; `seconds` is what one takes.
+    """Returns the recent commits per second, or None; `seconds` is the duration of one.
 
     Counted back from the newest, up to a pause, over at least `RATE_SAMPLE` commits and two rounds of work:
-    many workers that began together also commit together, and one burst tells nothing of the time until the
-    next.
+    many workers that started together also commit together, and a single burst does not show the time until
+    the next.
     """
     backwards = range(len(moments) - 1, 0, -1)
     run = moments[next((i for i in backwards if moments[i] - moments[i - 1] > patience), 0) :]
@@ -185,8 +185,8 @@ def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | 
 def status_table(
     rows: Sequence[dict[str, Any]], now: float | None = None, drivers: Sequence[Driver] | None = None
 ) -> str:
-    """`status_rows` as a table that fits the terminal, with a total, the epochs in training and the newest
-    failed attempts, whose age is judged at `now`."""
+    """Formats `status_rows` as a table that fits the terminal, with a total, the epochs in training and the
+    newest failed attempts, whose age is judged at `now`."""
     cells: list[list[str]] = []
     for label, row in zip(row_labels(rows), rows, strict=True):
         rate, left = row["rate_per_minute"], row["seconds_left"]
@@ -220,7 +220,8 @@ def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:
 
 
 def _epochs(row: dict[str, Any]) -> list[str]:
-    """A line per epoch in training: its step and the loss so far, and what a loss of the workers leaves."""
+    """Returns a line per epoch in training: its step and the loss so far, and the step that survives a loss
+    of the workers."""
     lines = [
         f"  epoch {attempt['part']}: {within_epoch(attempt)}"
         for attempt in row["in_flight"]
@@ -232,7 +233,7 @@ def _epochs(row: dict[str, Any]) -> list[str]:
 
 
 def _failures(row: dict[str, Any], now: float | None) -> list[str]:
-    """A line per recent failed attempt: the part, host, time, error, line of code and log file."""
+    """Returns a line per recent failed attempt: the part, host, time, error, line of code and log file."""
     unit, lines = parts(1, row["unit"]).removeprefix("1 "), []
     for failure in row["failed"][:SHOWN_ERRORS]:
         known = {name: printable(str(value)) for name, value in failure.items() if value is not None}

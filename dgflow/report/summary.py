@@ -1,7 +1,7 @@
 """The outcome of a recipe: the table of its arms, the cost of each step, and both as JSON.
 
-Numbers are as they were committed, verified against their checksum; what is missing is named and never filled
-in. Every receipt of the recipe's steps is read once.
+Numbers are shown as committed, verified against their checksum; missing values are named and never filled in.
+Every receipt of the recipe's steps is read once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class StepRow:
     wanted: int
     bytes: int
     seconds: float  # of work, summed over all workers
-    elapsed: float  # from the first start to the last commit, pauses between two runs included
+    elapsed: float  # from the first start to the last commit, including pauses between two runs
     evaluations: int  # of the sampler's or the judge's network; 0 for training
 
 
@@ -70,7 +70,7 @@ class Summary:
     """A recipe in a root.
 
     `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are those of
-    `all_receipts`; `outcome` is that of a target which makes one, None while it is not complete.
+    `all_receipts`; `outcome` is that of a target that makes one, None while it is incomplete.
     """
 
     target: Target
@@ -78,7 +78,7 @@ class Summary:
     result: dict[str, Any] | None
     steps: list[StepRow]
     receipts: dict[str, list[Receipt]] = field(repr=False)
-    product: Product | None = None  # of a target that is no evaluation, None while it is not complete
+    product: Product | None = None  # of a target that is not an evaluation, None while incomplete
     outcome: Outcome | None = None
 
     @property
@@ -87,7 +87,7 @@ class Summary:
 
 
 def summarise(target: Target, store: ObjectStore) -> Summary:
-    """The parts of `target` and its steps in `store`. Raises CorruptObject for damaged receipts or
+    """Returns the summary of `target` and its steps in `store`. Raises CorruptObject for damaged receipts or
     results."""
     root, plans = Root(store), plan(target, store)
     receipts = all_receipts(plans, root)
@@ -123,20 +123,20 @@ def _row(step_plan: StepPlan, receipts: list[Receipt]) -> StepRow:
 
 
 def worker_seconds(receipt: Receipt) -> float:
-    """The cost of a part: an epoch's receipt has the seconds that its workers took side by side."""
+    """Returns the cost of a part: an epoch's receipt has the seconds that its workers took in parallel."""
     return receipt.seconds * receipt.metrics.get("workers", 1)
 
 
 def elapsed(receipts: list[Receipt]) -> float:
-    """Seconds from the first start to the last commit, by the writers' clocks."""
+    """Returns the seconds from the first start to the last commit, by the writers' clocks."""
     starts = (receipt.created - receipt.seconds for receipt in receipts)
     return max(receipt.created for receipt in receipts) - min(starts) if receipts else 0.0
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name, that of a
-    `Cost` with `seconds_per_sample` of arms; for a recipe that ends with samples, weights or another result
-    also `made`, and `result` where its file is JSON."""
+    """Returns `arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name, that
+    of a `Cost` with `seconds_per_sample` of arms; for a recipe that ends with samples, weights or another
+    result also `made`, and `result` if its file is JSON."""
     result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
     steps = {
         row.name: {
@@ -162,7 +162,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def table(summary: Summary) -> str:
-    """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
+    """Returns the result as text: a row per arm, the floor, notes, and the change by guidance; or what is
+    missing."""
     if summary.product is not None:
         tables = [] if summary.outcome is None else [*summary.outcome.tables, *_timing_tables(summary)]
         return "\n".join([*map(table_text, tables), *notes(summary)])
@@ -176,20 +177,20 @@ def table(summary: Summary) -> str:
 
 
 def _timing_tables(summary: Summary) -> list[Table]:
-    """None of a sweep, whose combinations have arms of the same names."""
+    """Returns no tables for a sweep, whose combinations have arms of the same names."""
     found = list(timings(summary.plans, summary.receipts).values())
     return [timing_table(found[0])] if len(found) == 1 and found[0] else []
 
 
 def table_text(figure: Table) -> str:
-    """A table among figures as lines, with its note and an empty line behind it."""
+    """Returns a table among figures as lines, with its note and an empty line behind it."""
     title = [figure.title] if figure.title else []
     note = [line for each in figure.note.splitlines() for line in wrapped(each, hanging="  ")]
     return "\n".join([*title, *in_blocks(starred(figure)), *note, ""])
 
 
 def table_rows(summary: Summary) -> list[list[str]]:
-    """The table's cells: a heading, then arms in the recipe's order, then the floor."""
+    """Returns the table's cells: a heading, then arms in the recipe's order, then the floor."""
     result, target = summary.result, summary.target
     assert result is not None and isinstance(target, Evaluate)
     shown = measured(target, result)
@@ -208,14 +209,14 @@ def table_rows(summary: Summary) -> list[list[str]]:
 
 
 def measured(target: Evaluate, result: Mapping[str, Any]) -> dict[str, Metric]:
-    """What a result holds of some arm, in the table's order."""
+    """Returns the metrics that a result holds for some arm, in the table's order."""
     arms = result["arms"].values()
     return {key: metric for key, metric in target.columns.items() if any(key in arm for arm in arms)}
 
 
 def notes(summary: Summary) -> list[str]:
-    """The conditions of the table's numbers, or what a recipe without a table made, a sentence each; then the
-    warnings."""
+    """Returns the conditions of the table's numbers, or the product of a recipe without a table, one sentence
+    each; then the warnings."""
     if summary.product is not None:
         return [*summary.product.lines, *(f"warning: {line}" for line in _doubts(summary))]
     target, result = summary.target, summary.result
@@ -266,7 +267,7 @@ def _images(part: Slice | ImageSet) -> str:
 
 
 def _seen(summary: Summary, part: Slice | ImageSet) -> str:
-    """The recipe's networks that were trained on any of these images, in words."""
+    """Names the recipe's networks that were trained on any of these images."""
     if isinstance(part, ImageSet):
         return "from outside the root"
     by = [
@@ -283,7 +284,7 @@ def _seen(summary: Summary, part: Slice | ImageSet) -> str:
 
 
 def _images_of(read: Reference) -> Reference:
-    """The images that a slice of encoded ones was made from; anything else as it is."""
+    """Returns the images that a slice of encoded ones was made from; anything else unchanged."""
     if not isinstance(read, Slice) or not isinstance(read.step, Encode):
         return read
     images = read.step.images
@@ -291,8 +292,8 @@ def _images_of(read: Reference) -> Reference:
 
 
 def comparisons(summary: Summary) -> list[str]:
-    """FID of every arm against the first without guidance, beside the spreads; then over discriminators that
-    differ in their seed alone."""
+    """Compares FID of every arm with that of the first arm without guidance, beside the spreads; then over
+    discriminators that differ only in their seed."""
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     arms = result["arms"]
@@ -328,7 +329,8 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
-    """One text for arms that differ in nothing but the seeds with which their discriminators were trained."""
+    """Returns one text for arms that differ only in the seeds with which their discriminators were
+    trained."""
     documents = []
     for part in (each.origin for each in arm):
         document = part.step.document()
@@ -357,7 +359,7 @@ def _doubts(summary: Summary) -> list[str]:
 
 
 def missing(summary: Summary) -> list[str]:
-    """A line per step that is not complete, and one for a recipe that measures nothing."""
+    """Returns a line per incomplete step, and one for a recipe that measures nothing."""
     lines = []
     for label, step_plan in labelled(summary.plans):
         if not step_plan.complete:
@@ -373,7 +375,7 @@ def missing(summary: Summary) -> list[str]:
 
 
 def cost_line(summary: Summary) -> str:
-    """The whole recipe's cost in one line."""
+    """Returns the whole recipe's cost in one line."""
     everything = [receipt for receipts in summary.receipts.values() for receipt in receipts]
     work = duration(sum(row.seconds for row in summary.steps))
     return f"{work} of work, {duration(elapsed(everything))} from the first start to the last commit"

@@ -14,7 +14,7 @@ from dgflow.steps.sweeping.sweep_table import Row, SweepTable, option_name, valu
 
 
 def as_text(table: SweepTable) -> str:
-    """Title, rows, rows of the arms that no parameter changes below a rule, and notes."""
+    """Returns title, rows, rows of the arms that no parameter changes below a rule, and notes."""
     figure: Table = table_figure(table)
     left = [number for number, name in enumerate(figure.heading) if name == "arm"]
     cells = [[printable(cell) for cell in row] for row in (figure.heading, *figure.rows)]
@@ -26,8 +26,9 @@ def as_text(table: SweepTable) -> str:
 
 
 def as_json(table: SweepTable) -> dict[str, Any]:
-    """`rows` and `references` with `settings`, `arm` and a mapping per quantity (`mean`, `spread`, the
-    standard `error` of a single value, `values`); `best` by quantity, as numbers of rows, with the rule."""
+    """Returns `rows` and `references` with `settings`, `arm` and a mapping per quantity (`mean`, `spread`,
+    the standard `error` of a single value, `values`); `best` by quantity, as numbers of rows, with the rule.
+    """
     return {
         "title": table.title,
         "parameters": list(table.parameters),
@@ -53,9 +54,9 @@ def _row(row: Row, table: SweepTable) -> dict[str, Any]:
 
 
 def as_csv(tables: Mapping[str, SweepTable]) -> str:
-    """A line per row: the stage where there are several, parameters (empty for an arm that none changes),
-    arm, then mean, ± (the spread, else the standard error), number of values and mark (`best`, `within
-    error`) of each quantity."""
+    """Returns a line per row: the stage if there are several, parameters (empty for an arm that none
+    changes), arm, then mean, ± (the spread, else the standard error), number of values and mark (`best`,
+    `within error`) of each quantity."""
     first = next(iter(tables.values()))
     names = list(dict.fromkeys(name for table in tables.values() for name in table.quantities))
     heading = [*(["stage"] if len(tables) > 1 else []), *map(option_name, first.parameters), "arm"]

@@ -1,7 +1,6 @@
-"""Time and cost by step as a timeline: when the parts of each step were made, the steps grouped by arm.
+"""Time and cost by step as a timeline: the times in which the parts of each step were made, grouped by arm.
 
-Times in which no worker was at work are cut out, so that a run of yesterday and one of today stand side by
-side.
+Times in which no worker was active are cut out, so that runs of different days are adjacent.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import StepRow, Summary
 from dgflow.store.receipts import Receipt
 
-PAUSE = 0.05  # of the time at work: longer times without work are cut out
-JOIN = 0.003  # of it: spans that lie nearer to each other are drawn as one
+PAUSE = 0.05  # of the active time: longer pauses are cut out
+JOIN = 0.003  # of the active time: spans with smaller gaps are drawn as one
 
 Span = tuple[float, float]
 
 
 def timeline(summary: Summary) -> dict[str, Any]:
-    """`groups` of rows, each with the `spans` of its bar in percent of the whole, and a `total`."""
+    """Returns `groups` of rows, each with the `spans` of its bar in percent of the whole, and a `total`."""
     spans = [_spans(own_receipts(summary.receipts, plan.step)) for plan in summary.plans]
     clock = Clock.of(span for own in spans for span in own)
     places = named(summary.plans)
@@ -49,7 +48,7 @@ def timeline(summary: Summary) -> dict[str, Any]:
 
 
 def _spans(receipts: Sequence[Receipt]) -> list[Span]:
-    """The times in which parts of a step were made, in order."""
+    """Returns the times in which parts of a step were made, in order."""
     return sorted((each.created - each.seconds, each.created) for each in receipts)
 
 
@@ -68,12 +67,12 @@ def _row(label: str, row: StepRow, spans: Sequence[Span], clock: Clock) -> dict[
 
 
 class Clock:
-    """Seconds of work since the first start: pauses do not count."""
+    """A clock of the seconds of work since the first start; pauses do not count."""
 
     def __init__(self, at_work: Sequence[Span]) -> None:
-        """`at_work` are the times in which anything was made, in order and apart."""
+        """Stores `at_work`, the times in which any part was made, in order and disjoint."""
         total = sum(stop - start for start, stop in at_work)
-        self._shifts: list[Span] = []  # from this time on, so much of the clock was pauses
+        self._shifts: list[Span] = []  # from this time on, the total length of pauses
         self.paused, last = 0.0, at_work[0][0] if at_work else 0.0
         for start, stop in at_work:
             if start - last > PAUSE * total:
@@ -88,12 +87,12 @@ class Clock:
         return cls(_joined(sorted(spans), 0.0))
 
     def at(self, time: float) -> float:
-        """Seconds of work before a time at which anything was made."""
+        """Returns the seconds of work before a time at which any part was made."""
         place = bisect_right(self._shifts, time, key=lambda each: each[0])
         return time - self._first - (self._shifts[place - 1][1] if place else 0.0)
 
     def shares(self, spans: Sequence[Span]) -> list[Mapping[str, float]]:
-        """Left edge and width of each bar, in percent."""
+        """Returns left edge and width of each bar, in percent."""
         whole = self.busy or 1.0
         placed = _joined([(self.at(start), self.at(stop)) for start, stop in spans], JOIN * whole)
         return [
@@ -102,7 +101,7 @@ class Clock:
         ]
 
     def words(self, spans: Sequence[Span]) -> str:
-        """`from 3 min to 7 min`."""
+        """Formats a span: `from 3 min to 7 min`."""
         if not spans:
             return "not begun"
         first, last = self.at(spans[0][0]), max(self.at(stop) for _, stop in spans)
@@ -110,7 +109,7 @@ class Clock:
 
 
 def _joined(spans: Sequence[Span], gap: float) -> list[Span]:
-    """Spans in order, those that overlap or lie nearer than `gap` as one."""
+    """Returns spans in order, with those that overlap or have a gap below `gap` merged."""
     out: list[Span] = []
     for start, stop in spans:
         if out and start - out[-1][1] <= gap:

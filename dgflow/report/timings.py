@@ -1,5 +1,5 @@
-"""Seconds per sample of arms, as the receipts of their samples tell. They depend on the machine and on what
-else ran there, so that no result holds them: `Cost` counts operations, and here is the time of its arms."""
+"""Seconds per sample of arms, from the receipts of their samples. They depend on the machine and its load, so
+no result holds them: `Cost` counts operations, and this module adds the time of its arms."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NOTE = "Seconds of work of one worker per sample, as measured: other work on th
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of work of one worker for a sample of an arm, and the devices that made its samples."""
+    """Seconds of work of one worker per sample of an arm, and the devices that made its samples."""
 
     seconds: float
     devices: tuple[str, ...]
 
 
 def timings(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> dict[str, dict[str, Timing]]:
-    """By name of a `Cost` step, the arms whose samples are all there."""
+    """Returns by name of a `Cost` step the arms whose samples are complete."""
     complete = {each.step.variant for each in plans if each.complete}
     return {
         each.step.name: {
@@ -44,7 +44,8 @@ def timing_table(arms: Mapping[str, Timing]) -> Table:
 
 
 def _timing(arm: Sequence[Slice], receipts: Mapping[str, list[Receipt]]) -> Timing:
-    """Over all seeds; of several steps one after the other, such as sampling and decoding, the sum."""
+    """Returns the timing over all seeds; for several steps in a row, such as sampling and decoding, their
+    sum."""
     seconds, devices = 0.0, set[str]()
     for slices in zip(*map(sampled_by, arm), strict=True):
         parts = [receipt for each in slices for receipt in own_receipts(receipts, each.step)]

@@ -1,4 +1,4 @@
-"""The page's sections of trainings: curves by epoch, and by noise level where epochs have them."""
+"""The page's sections of trainings: curves by epoch, and by noise level if epochs have them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ COLUMNS = (
     ("train_loss", "training loss"),
     ("held_out_loss", "held-out loss"),
     ("held_out_accuracy", "held-out accuracy"),
-    ("gain", "Gain at weight 1"),  # of the trainings that measure it
+    ("gain", "Gain at weight 1"),  # of trainings that measure it
 )
 
 
 def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
-    """The curves of one training step, and its calibration by noise level where epochs have it."""
+    """Returns the curves of one training step, and its calibration by noise level if epochs have it."""
     step, receipts = step_plan.step, own_receipts(summary.receipts, step_plan.step)
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
@@ -72,7 +72,7 @@ def _value(value: float | None) -> str:
 
 
 def _used(step: TrainStep, summary: Summary) -> Weights | None:
-    """The weights of this training that the recipe uses, a choice by a metric first."""
+    """Returns the weights of this training that the recipe uses, a choice by a metric first."""
     taken = {
         reference.which: reference
         for step_plan in summary.plans

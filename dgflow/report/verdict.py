@@ -1,4 +1,5 @@
-"""The first screen of the page: did it help, by how much, how sure; in words and as a plot of the arms."""
+"""The first screen of the page: did guidance help, by how much, with what certainty; in words and as a plot
+of the arms."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ HEADS = {
 
 
 def verdict(summary: Summary) -> dict[str, Any] | None:
-    """`head`, `kind` (a key of `HEADS`), `number`, `unit`, `lines` and a `figure`; None without a comparison
-    of arms."""
+    """Returns `head`, `kind` (a key of `HEADS`), `number`, `unit`, `lines` and a `figure`; None without a
+    comparison of arms."""
     if summary.outcome is None or not (found := effects(summary.outcome.step, summary.outcome.arms)):
         return None
     metric, base = found[0].metric, found[0].base
@@ -51,20 +52,20 @@ def verdict(summary: Summary) -> dict[str, Any] | None:
 
 
 def direction(metric: Metric) -> str:
-    """`lower is better`."""
+    """Returns the better direction: `lower is better`."""
     nearest = f"nearer to {metric.nearest}" if metric.nearest else None
     return f"{nearest or ('lower' if metric.lower_is_better else 'higher')} is better"
 
 
 def sentence(effect: Effect) -> str:
-    """`guided lowers FID from 3.19 to 1.41.`"""
+    """Formats an effect: `guided lowers FID from 3.19 to 1.41.`"""
     verb = "lowers" if effect.change < 0 else "raises" if effect.change > 0 else "keeps"
     before, after = effect.shown(effect.before), effect.shown(effect.after)
     return f"{effect.arm} {verb} {effect.metric.heading} from {before} to {after}."
 
 
 def _how(found: Sequence[Effect]) -> str:
-    """The interval and its method, or why there is none."""
+    """Returns the interval and its method, or the reason why there is none."""
     first = found[0]
     if first.half is None:
         return f"{first.how[:1].upper()}{first.how[1:]}."
@@ -89,8 +90,8 @@ def _counts(found: Sequence[Effect]) -> str:
 
 
 def effect_dots(found: Sequence[Effect], labels: Sequence[str] = ()) -> Dots:
-    """The changes of one metric, a row per effect, against the line of no change; rows are named by their
-    arms, or by `labels`."""
+    """Plots the changes of one metric, a row per effect, against the line of no change; rows are named by
+    their arms, or by `labels`."""
     metric = found[0].metric
     rows = [
         Dot(label, each.change, each.words, each.half)
@@ -101,7 +102,7 @@ def effect_dots(found: Sequence[Effect], labels: Sequence[str] = ()) -> Dots:
 
 
 def arm_plots(summary: Summary) -> list[Markup]:
-    """A plot per quantity: every arm with its mean, spread and seeds, and real images where they were
+    """Returns a plot per quantity: every arm with its mean, spread and seeds, and real images if they were
     measured."""
     outcome = summary.outcome
     if outcome is None or len(outcome.arms) < 2:

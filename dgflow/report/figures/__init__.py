@@ -1,2 +1,2 @@
 """Figures (`dgflow.specs.figures`) as inline SVG and HTML, coloured by the page's style sheet in its light
-and dark schemes. The same figure gives the same text. Nothing is fetched, and nothing runs."""
+and dark schemes. Equal figures give equal text. Nothing is fetched, and no script runs."""

@@ -1,4 +1,4 @@
-"""Arrows of a field in the plane, as one path, and the arrow that tells their scale."""
+"""Arrows of a field in the plane, as one path, and the arrow that shows their scale."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from dgflow.specs.figures import Pair, PlanePlot
 
-FILLING = 1.0  # length of a long arrow to the distance between two, where no scale is given
-LONG = 0.95  # the share of arrows that are not longer: a few may be
+FILLING = 1.0  # ratio of a long arrow's length to the distance between two, if no scale is given
+LONG = 0.95  # share of arrows that are not longer; a few may be
 HEAD = 0.35  # of an arrow's length, within the bounds below, in user units
 SHORTEST_HEAD, LONGEST_HEAD = 1.0, 4.5
 OPENING = 0.45  # radians between an arrow and each side of its head
@@ -17,7 +17,8 @@ SCALE_LENGTH = 40  # user units that the arrow of the legend takes at most
 
 
 def arrow_scale(figure: PlanePlot) -> float:
-    """The length in the plane of an arrow of length 1: the figure's, or one by which the arrows fill it."""
+    """Returns the length in the plane of an arrow of length 1: the figure's, or one with which the arrows
+    fill the plane."""
     if figure.arrow_scale is not None:
         return figure.arrow_scale
     lengths = sorted(math.hypot(*by) for _, by in figure.arrows)
@@ -28,13 +29,13 @@ def arrow_scale(figure: PlanePlot) -> float:
 
 
 def round_length(most: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is not above `most`."""
+    """Returns the largest of 1, 2 and 5 times a power of ten that is at most `most`."""
     power = 10.0 ** math.floor(math.log10(most) + 1e-12)
     return max(digit * power for digit in (1, 2, 5) if digit * power <= most * (1 + 1e-12))
 
 
 def arrows_path(arrows: Sequence[tuple[Pair, Pair]]) -> str:
-    """The data of a path for arrows given as (from, by) in user units, y downwards."""
+    """Returns the data of a path for arrows given as (from, by) in user units, y downwards."""
     return "".join(_arrow(*start, *by) for start, by in arrows)
 
 

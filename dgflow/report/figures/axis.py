@@ -1,4 +1,4 @@
-"""An axis: values to positions, and values that are easy to read."""
+"""Axes of a plot: positions of values, and readable tick values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))  # leading ones of a logarithmic axis' ticks
-MOST_DECADES = 8  # with a tick each
-FEW, SHORT = 8, 4  # values and characters of them up to which a logarithmic axis names the values themselves
+MOST_DECADES = 8  # maximum with a tick each
+FEW, SHORT = 8, 4  # limits up to which a logarithmic axis names the values themselves
 
 
 @dataclass(frozen=True)
@@ -21,28 +21,28 @@ class Axis:
     whole: bool = False  # ticks at whole numbers only
     first: float = 0.0
     last: float = 1.0
-    named: tuple[float, ...] = ()  # values that have the ticks
+    named: tuple[float, ...] = ()  # values at which the ticks are
 
     @classmethod
     def over(
         cls, values: Sequence[float], *, log: bool = False, whole: bool = False, margin: float = 0.0
     ) -> Axis:
-        """The axis of all values, with a share `margin` of their range on both sides."""
+        """Returns the axis of all values, with a share `margin` of their range on both sides."""
         low, high = (math.log10(min(values)), math.log10(max(values))) if log else (min(values), max(values))
         room = margin * (high - low) or (0.0 if high > low else max(0.5 * whole, 0.1 * abs(low), 1e-3))
         return cls(low - room, high + room, log, whole)
 
     def placed(self, first: float, last: float) -> Axis:
-        """The axis over other user units."""
+        """Returns the axis over other user units."""
         return replace(self, first=first, last=last)
 
     def at(self, value: float) -> float:
-        """The position of a value, to a tenth of a unit."""
+        """Returns the position of a value, to a tenth of a unit."""
         share = ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
         return round(self.first + share * (self.last - self.first), 1)
 
     def naming(self, values: Iterable[float]) -> Axis:
-        """The axis with its ticks at the values, where these are few and short, as a parameter's are."""
+        """Returns the axis with its ticks at the values, if these are few and short, as a parameter's are."""
         distinct = tuple(sorted(set(values)))
         if len(distinct) > FEW or any(len(_words(value)) > SHORT for value in distinct):
             return self
@@ -53,7 +53,7 @@ class Axis:
         return math.isfinite(value) and (value > 0 or not self.log)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """About five values that are easy to read, with their text."""
+        """Returns about five readable values, with their text."""
         if self.named:
             return [(value, _words(value)) for value in self.named]
         if self.log and len(values := self._of_decades()) >= 2:

@@ -1,4 +1,5 @@
-"""Values of rows on one axis, each with its interval: name and number of a row stand above its dot."""
+"""Dot plots: values of rows on one axis, each with its interval. The name and number of a row are above its
+dot."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from dgflow.report.figures.svg import (
     wrapped,
 )
 
-LEFT, BOTTOM = 12, 40  # around the area
-PITCH = 36  # from one row to the next
+LEFT, BOTTOM = 12, 40  # margins of the area
+PITCH = 36  # vertical distance between rows
 MARGIN = 0.06  # of the range of values, on both sides
 CAP = 4  # half of the line at the end of an interval
 RADIUS, SMALL = 4.5, 2  # of the dot of a row, and of its single values
@@ -56,7 +57,7 @@ class Dots:
 
 
 def draw_dots(figure: Dots) -> Drawing:
-    """The rows drawn from top to bottom. Raises NothingToDraw where no value is finite."""
+    """Draws the rows from top to bottom. Raises NothingToDraw if no value is finite."""
     rows = [row for row in figure.rows if math.isfinite(row.value)]
     if not rows:
         raise NothingToDraw(f"expected finite values for the figure {figure.title!r}, found none")
@@ -80,7 +81,7 @@ def draw_dots(figure: Dots) -> Drawing:
     body.append(text("note", WIDTH / 2, bottom + 33, figure.x_label, "middle"))
     if figure.level:
         x, words = axis.at(figure.level[0]), figure.level[1]
-        for place in places:  # beside the dots: the numbers above them stay free
+        for place in places:  # beside the dots: the numbers above them stay clear
             body.append(line("zero", x, place.bottom - 17, x, place.bottom))
         body.append(Box(inside(x, words, 0, WIDTH), top - 8, words, "middle").svg("note"))
     for place in places:
@@ -96,8 +97,8 @@ def _extent(rows: Sequence[Dot], figure: Dots) -> list[float]:
 
 
 class _Place:
-    """The lines of a row's name from `top` on: its number stands at the end of the last, or below where both
-    do not fit."""
+    """The lines of a row's name from `top` on. Its number is at the end of the last line, or below if both do
+    not fit."""
 
     def __init__(self, row: Dot, top: float) -> None:
         room = WIDTH - LEFT - RIGHT

@@ -17,8 +17,8 @@ from dgflow.specs.figures import Figure, HeatMap, Lines, Pictures, Table
 
 
 def drawn(figure: Figure, colours: Sequence[int] = ()) -> Markup:
-    """A `<figure>` with its note; `colours` are those of curves, by default in order. One without a value
-    that can be shown says so."""
+    """Returns a `<figure>` with its note; `colours` are those of curves, by default in order. A figure
+    without any visible value says so."""
     caption = f"<figcaption>{escape(figure.note)}</figcaption>" if figure.note else ""
     if isinstance(figure, Table | Pictures):
         title = f"<figcaption><strong>{escape(figure.title)}</strong></figcaption>" if figure.title else ""

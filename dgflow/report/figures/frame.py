@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dgflow.report.figures.axis import Axis
 from dgflow.report.figures.svg import SIZE, WIDTH, Anchor, inside, line, text, text_width
 
-LEFT, RIGHT, BOTTOM = 48, 12, 40  # around the area; the left side has room for the usual ticks
+LEFT, RIGHT, BOTTOM = 48, 12, 40  # margins of the area; the left one has room for the usual ticks
 GAP = 8  # between two texts on one line
 
 
@@ -22,12 +22,12 @@ class Area:
 
 
 def left_for(y_axis: Axis) -> float:
-    """The room at the left that the ticks of a y axis take."""
+    """Returns the width on the left that the ticks of a y axis need."""
     return max(LEFT, round(8 + max((text_width(words) for _, words in y_axis.ticks()), default=0)))
 
 
 def grid(area: Area, x_axis: Axis, y_axis: Axis, x_label: str) -> list[str]:
-    """Lines at the ticks of y, ticks of both axes with their texts, and the label of x."""
+    """Returns lines at the ticks of y, ticks of both axes with their texts, and the label of x."""
     out = []
     for value, words in y_axis.ticks():
         y = y_axis.at(value)
@@ -50,7 +50,7 @@ def grid(area: Area, x_axis: Axis, y_axis: Axis, x_label: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Box:
-    """The room of a text whose baseline begins, has its middle or ends at (x, y)."""
+    """Returns the box of a text whose baseline begins, is centred or ends at (x, y)."""
 
     x: float
     y: float
@@ -59,13 +59,13 @@ class Box:
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
-        """Left, right, top and bottom."""
+        """Returns left, right, top and bottom."""
         width = text_width(self.words)
         left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return left, left + width, self.y - 0.8 * SIZE, self.y + 0.25 * SIZE
 
     def distance(self, x: float, y: float) -> float:
-        """From a point to the nearest edge; 0 inside."""
+        """Returns the distance from a point to the nearest edge; 0 inside."""
         left, right, top, bottom = self.edges
         return max(left - x, x - right, 0.0) + max(top - y, y - bottom, 0.0)
 

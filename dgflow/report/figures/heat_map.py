@@ -1,8 +1,8 @@
-"""A value for each pair of row and column: shades of one colour, strongest for the best, with the value in
-words.
+"""Heat maps: a value for each pair of row and column, in shades of one colour, strongest for the best, with
+the value in words.
 
-A shade is the opacity of one colour of the style sheet over the page, at most so strong that ink on it can be
-read: the scale is sequential in light, in dark and without colour.
+A shade is the opacity of one colour of the style sheet over the page, limited so that text on it stays
+legible: the scale is sequential in light, in dark and without colour.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dgflow.report.figures.svg import WIDTH, Drawing, NothingToDraw, drawing, in
 from dgflow.specs.figures import HeatMap
 
 FAINT, STRONG = 0.05, 0.6  # opacity of the worst cell and of the best one
-PAD, LEAST, MOST = 14, 44, 110  # around the words of a cell; its width at least, and at most without need
+PAD, LEAST, MOST = 14, 44, 110  # around the words of a cell; minimum cell width, and usual maximum
 LINE = 14  # height of a line of words in a cell
 STEPS = 5  # of the scale below the map
 NOTHING = "–"
@@ -25,7 +25,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class _Scale:
-    """From the worst value to the best, each with its text."""
+    """The scale from the worst value to the best, each with its text."""
 
     worst: tuple[float, str]
     best: tuple[float, str]
@@ -45,7 +45,7 @@ class _Cells:
 
 
 def draw_heat_map(figure: HeatMap) -> Drawing:
-    """The map drawn. Raises NothingToDraw where no value is finite."""
+    """Draws the map. Raises NothingToDraw if no value is finite."""
     scale = _scale(figure)
     left = round(max(map(text_width, figure.rows))) + 8
     cells = _cells(figure, WIDTH - left - 2)
@@ -86,7 +86,7 @@ def _scale(figure: HeatMap) -> _Scale:
 
 
 def _cells(figure: HeatMap, room: float) -> _Cells:
-    """The cells, whose words are split where they would not fit into `room` otherwise."""
+    """Returns the cells, whose words are split if they would not fit into `room` otherwise."""
     words = [
         [[text if _is_finite(value) else NOTHING] for text, value in zip(texts, values, strict=True)]
         for texts, values in zip(figure.texts, figure.values, strict=True)
@@ -124,7 +124,7 @@ def _cell(
 
 
 def _legend(scale: _Scale, y: float, has_marked: bool) -> list[str]:
-    """Shades from the worst value to the best, and the frame of marked cells."""
+    """Returns shades from the worst value to the best, and the frame of marked cells."""
     worst, best = (words.split(" ± ")[0] for _, words in (scale.worst, scale.best))
     out, x = [text("note", 0, y, worst)], text_width(worst) + 6
     for step in range(STEPS):

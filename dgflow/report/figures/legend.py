@@ -1,4 +1,4 @@
-"""The names of a figure's curves or clouds, each behind a sample of its look."""
+"""Legends: the names of a figure's curves or clouds, each behind a sample of its look."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class Entry:
 
 
 def tells(title: str, labels: Sequence[str]) -> bool:
-    """True for a title that names the only thing in its figure, which so needs no legend."""
+    """True for a title that names the only item in its figure, which then needs no legend."""
     return len(labels) == 1 and labels[0].lower() in title.lower()
 
 
 def legend(entries: Sequence[Entry], room: float, beside: float, y: float) -> tuple[list[str], float]:
-    """The entries at the right of the line with baseline `y`, of which the left up to `beside` is taken, if
-    they fit there; else in lines of their own below it. With the baseline of the last line."""
+    """Returns the entries and the baseline of the last line. The entries are at the right of the line with
+    baseline `y`, whose left part up to `beside` is occupied, if they fit there; else in separate lines below
+    it."""
     total = sum(entry.width for entry in entries) + GAP * (len(entries) - 1)
     if total <= room - beside - GAP:
         x, out = room - total, []

@@ -1,4 +1,5 @@
-"""Curves over one x axis: lines, markers, error bars, an x to point out, a y to compare with, and a front."""
+"""Line charts: curves over one x axis, with markers, error bars, an x to point out, a y to compare with, and
+a front."""
 
 from __future__ import annotations
 
@@ -26,22 +27,22 @@ from dgflow.report.figures.svg import (
 )
 from dgflow.specs.figures import Curve, Lines, Pair
 
-HEIGHT, TOP = 156, 40  # of the area; the least room above it
+HEIGHT, TOP = 156, 40  # of the area; the minimum space above it
 MARGIN = 0.06  # of the range of y, above and below
-FEW_POINTS = 16  # up to here each point gets a marker
+FEW_POINTS = 16  # up to this number each point gets a marker
 FEW_CURVES = 2  # with more than these, a long curve gets some markers too
 MARKERS = 7  # of a long curve
-CLEAR = 3  # user units between the caption of a level and a curve, at least
+CLEAR = 3  # minimum user units between the caption of a level and a curve
 CAP = 3  # half of the line at the end of an error bar
 
 Point = tuple[float, float, float]  # x, y, half of the error bar
 
 
 def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
-    """The curves drawn; `colours` are the numbers of their looks, by default in order.
+    """Draws the curves; `colours` are the numbers of their looks, by default in order.
 
     Points that an axis cannot show (not finite; not positive on a logarithmic one) are left out. Raises
-    NothingToDraw where none is left.
+    NothingToDraw if none is left.
     """
     curves = [_points(curve, figure) for curve in figure.curves]
     if not any(curves):
@@ -74,7 +75,7 @@ def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
 
 
 def _points(curve: Curve, figure: Lines) -> list[Point]:
-    """The points that the axes can show, with an error of 0 where none is known."""
+    """Returns the points that the axes can show, with an error of 0 if none is known."""
     errors = curve.error if curve.error is not None else [0.0] * len(curve.x)
     return [
         (x, y, error if math.isfinite(error) else 0.0)
@@ -84,7 +85,7 @@ def _points(curve: Curve, figure: Lines) -> list[Point]:
 
 
 def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
-    """The axes of x and y, whose positions are still to be set."""
+    """Returns the axes of x and y, whose positions are set later."""
     ends = [y + side * error for _, y, error in points for side in (-1, 1)]
     ends += [figure.level[0]] if figure.level else []
     xs = [x for x, _, _ in points] + ([figure.mark[0]] if figure.mark else [])
@@ -98,8 +99,8 @@ def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
 
 
 def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) -> tuple[list[str], float]:
-    """Title, legend, label of y and caption of the mark; and the top of the area below them. With `level`,
-    the legend names the level too."""
+    """Returns title, legend, label of y and caption of the mark, and the top of the area below them. With
+    `level`, the legend names the level too."""
     logarithmic = " (log)" if figure.log_y else ""
     title = figure.title if figure.y_label else figure.title + logarithmic
     out, y = name(title, WIDTH)
@@ -116,8 +117,8 @@ def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) ->
 
 
 def _above(figure: Lines, x_axis: Axis, y: float) -> tuple[list[str], float]:
-    """The label of y and the caption of the mark, on one line if they fit, below the baseline `y`; and the
-    top of the area."""
+    """Returns the label of y and the caption of the mark, on one line if they fit, below the baseline `y`,
+    and the top of the area."""
     label = Box(0, 0, figure.y_label + (" (log)" if figure.log_y else "")) if figure.y_label else None
     if figure.mark is None or not x_axis.shows(figure.mark[0]):
         top = max(TOP, y + (ROW if label else 0) + 12)
@@ -125,7 +126,7 @@ def _above(figure: Lines, x_axis: Axis, y: float) -> tuple[list[str], float]:
     x, words = x_axis.at(figure.mark[0]), figure.mark[1]
     caption = Box(inside(x, words, 0, WIDTH), 0, words, "middle")
     meet = label is not None and caption.edges[0] < label.edges[1] + 8
-    gap = 12 if label else 4  # the label has to stand clear of the topmost tick
+    gap = 12 if label else 4  # keeps the label clear of the topmost tick
     top = max(TOP, y + ROW * (2 if meet else 1) + gap)
     out = [replace(caption, y=top - gap).svg("note"), line("mark", x, top - gap + 4, x, top + HEIGHT)]
     if label:
@@ -151,7 +152,7 @@ def _error_bars(points: Sequence[Point], look: Look, x_axis: Axis, y_axis: Axis)
 def _curve(
     figure: Lines, number: int, points: Sequence[Point], positions: Sequence[Pair], look: Look
 ) -> list[str]:
-    """One curve: its line, and markers that tell their values."""
+    """Draws one curve: its line, and markers that show their values on hover."""
     out = []
     if look.dash is not None and positions:
         out.append(look.line(" ".join(f"{x:g},{y:g}" for x, y in positions)))
@@ -168,7 +169,7 @@ def _curve(
 
 
 def _front(figure: Lines, x_axis: Axis, y_axis: Axis) -> list[str]:
-    """Rings around the points of the front, and the line through them."""
+    """Draws rings around the points of the front, and the line through them."""
     points = [] if figure.front is None else figure.front[0]
     places = [(x_axis.at(x), y_axis.at(y)) for x, y in points if x_axis.shows(x) and y_axis.shows(y)]
     if not places:
@@ -180,8 +181,8 @@ def _front(figure: Lines, x_axis: Axis, y_axis: Axis) -> list[str]:
 def _caption(
     figure: Lines, x_axis: Axis, y_axis: Axis, area: Area, curves: Sequence[Sequence[Point]]
 ) -> Box | None:
-    """The caption of the level, above or below its line at that end where curves are farthest from it; None
-    without a level, and where there is no room."""
+    """Returns the caption of the level, above or below its line at the end where the curves are farthest from
+    it; None without a level, and if there is no room."""
     if not figure.level or not y_axis.shows(figure.level[0]):
         return None
     words, y = figure.level[1], y_axis.at(figure.level[0])
@@ -202,7 +203,7 @@ def _caption(
 
 
 def _ends(points: Sequence[Point], y_axis: Axis) -> list[Pair]:
-    """The ends of the error bars that the axis can show."""
+    """Returns the ends of the error bars that the axis can show."""
     ends = [(x, y + side * error) for x, y, error in points for side in (-1, 1)]
     return [end for end in ends if y_axis.shows(end[1])]
 
@@ -212,7 +213,7 @@ def _positions(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Pair
 
 
 def _along(curve: Sequence[Pair]) -> Iterator[Pair]:
-    """Points on the line through the positions, about two units apart."""
+    """Yields points on the line through the positions, about two units apart."""
     yield from curve
     for (x1, y1), (x2, y2) in zip(curve, curve[1:], strict=False):
         count = int(math.hypot(x2 - x1, y2 - y1) / 2)

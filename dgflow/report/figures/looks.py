@@ -1,4 +1,5 @@
-"""The looks by which curves of one figure differ: colour, dash and marker, so that colour is not needed."""
+"""The looks by which curves of one figure differ: colour, dash and marker, so that colour alone is never
+needed."""
 
 from __future__ import annotations
 
@@ -35,15 +36,15 @@ class Look:
         return f'<polyline class="line c{self.colour}" points="{points}"{dash}/>'
 
     def mark(self, x: float, y: float, words: str = "") -> str:
-        """A marker; `words`, which have to be escaped, are shown to who points at it."""
+        """Returns a marker; `words`, which must already be escaped, appear on hover."""
         title = f"<title>{words}</title>" if words else ""
         place = f'transform="translate({x:g} {y:g})"'
         return f'<path class="dot c{self.colour}" {place} d="{self.marker}">{title}</path>'
 
 
 def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]:
-    """The look of each curve. Where a curve is dashed by its author, dashes mean that alone; curves of one
-    group have the colour of its first."""
+    """Returns the look of each curve. If the author dashes a curve, dashes have only that meaning; curves of
+    one group have the colour of its first."""
     meant = any(curve.style == "dashed" for curve in curves)
     groups = list(dict.fromkeys(_group(curve, place) for place, curve in enumerate(curves)))
     looks = []
@@ -51,11 +52,11 @@ def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]
         number = (colours[place] if colours else place) % LOOKS
         own = DASHED if curve.style == "dashed" else "" if meant else _DASHES[number]
         colour = number if colours else groups.index(_group(curve, place)) % LOOKS
-        marker = _MARKERS[(number + place // LOOKS) % LOOKS]  # of a second round other than of the first
+        marker = _MARKERS[(number + place // LOOKS) % LOOKS]  # in a second round, different from the first
         looks.append(Look(colour, None if curve.style == "points" else own, marker))
     return looks
 
 
 def _group(curve: Curve, place: int) -> str | int:
-    """The group of a curve: itself where none is given."""
+    """Returns the group of a curve: the curve itself if none is given."""
     return curve.group or place

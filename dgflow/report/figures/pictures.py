@@ -1,4 +1,4 @@
-"""Rows of small pictures, magnified by a whole factor, as a table that scrolls where it does not fit."""
+"""Rows of small pictures, magnified by an integer factor, as a table that scrolls if it does not fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = 64
 
 
 def draw_pictures(figure: Pictures) -> str:
-    """Raises ValueError for a picture that is not base64."""
+    """Draws the rows. Raises ValueError for a picture that is not base64."""
     width = figure.side * max(1, SHOWN // figure.side)
     heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in figure.columns)
     out = [f'<div class="wide" role="region" aria-label="{escape(figure.title)}, pictures" tabindex="0">']

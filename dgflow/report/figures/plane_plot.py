@@ -1,4 +1,4 @@
-"""A part of the plane with one scale on both axes: clouds of translucent points, and arrows."""
+"""Plots of a part of the plane with one scale on both axes: clouds of translucent points, and arrows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dgflow.report.figures.legend import tells
 from dgflow.report.figures.svg import ROW, WIDTH, Drawing, NothingToDraw, drawing, name, text, text_width
 from dgflow.specs.figures import Cloud, Pair, PlanePlot
 
-TALLEST, BOTTOM = 440, 24  # user units of the area at most; below it
-LAYERS = 12  # paths of a cloud: where points of different ones overlap they add up
-SHAPES = (  # of a cloud's points, by its number: drawn from the point on, and the width of the stroke
+TALLEST, BOTTOM = 440, 24  # maximum user units of the area; margin below it
+LAYERS = 12  # paths per cloud: overlapping points of different paths add up
+SHAPES = (  # of a cloud's points, by its number: path from the point on, and width of the stroke
     ("h0", 3.2),
     ("m-1.5 -1.5l3 3m0 -3l-3 3", 1),
     ("m-2 0h4m-2 -2v4", 1),
@@ -26,7 +26,7 @@ SAMPLE, GAP = 12, 16  # of a point in the legend, and between two names
 
 
 def draw_plane_plot(figure: PlanePlot) -> Drawing:
-    """The plot drawn. Raises NothingToDraw for ranges that are empty or not finite."""
+    """Draws the plot. Raises NothingToDraw for ranges that are empty or not finite."""
     spans = [high - low for low, high in (figure.x_range, figure.y_range)]
     if not all(math.isfinite(span) and span > 0 for span in spans):
         raise NothingToDraw(
@@ -57,12 +57,12 @@ def _words(figure: PlanePlot) -> str:
 
 
 def _position(figure: PlanePlot, point: Pair, unit: float) -> Pair:
-    """Where a point lies in the area."""
+    """Returns the position of a point in the area."""
     return unit * (point[0] - figure.x_range[0]), unit * (figure.y_range[1] - point[1])
 
 
 def _cloud(figure: PlanePlot, number: int, unit: float) -> str:
-    """The points that lie in the plot, in layers; those outside it are only counted."""
+    """Draws the points inside the plot, in layers; points outside it are only counted."""
     cloud, (shape, stroke) = figure.clouds[number], SHAPES[number % len(SHAPES)]
     (left, right), (low, high) = figure.x_range, figure.y_range
     points = [point for point in cloud.points if left <= point[0] <= right and low <= point[1] <= high]
@@ -95,7 +95,7 @@ def _arrows(figure: PlanePlot, unit: float) -> str:
 
 
 def _legend(figure: PlanePlot, unit: float, y: float) -> tuple[list[str], float]:
-    """The clouds' names, and an arrow with its length; with the baseline of the last line."""
+    """Returns the clouds' names, and an arrow with its length; with the baseline of the last line."""
     samples = []
     named = figure.arrows or not tells(figure.title, [cloud.label for cloud in figure.clouds])
     for number, cloud in enumerate(figure.clouds) if named else ():
@@ -111,7 +111,7 @@ def _legend(figure: PlanePlot, unit: float, y: float) -> tuple[list[str], float]
 
 
 def _in_lines(samples: Sequence[tuple[str, float, str]], y: float) -> tuple[list[str], float]:
-    """Paths, each with its width and the words behind it, in as many lines as they take."""
+    """Returns paths, each with its width and the words behind it, in as many lines as they take."""
     out, x, y = [], 0.0, y + ROW if samples else y
     for path, width, words in samples:
         end = x + width + text_width(words)

@@ -1,4 +1,4 @@
-"""Elements of SVG as text, and the room that words take."""
+"""Elements of SVG as text, and the width of words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal, NamedTuple
 
 WIDTH = 356  # user units of a figure; shown at about that many pixels, so that text keeps its size
-SIZE, NAME_SIZE = 11, 12  # of text and of names, in user units: the style sheet has the same
+SIZE, NAME_SIZE = 11, 12  # of text and of names, in user units: the style sheet has the same sizes
 ROW = 16  # from one line of text to the next
 NARROW, BROAD = frozenset("fijlrtI.,:;'|!()[] "), frozenset("mwMW@%—")
 
@@ -21,13 +21,14 @@ def _ems(character: str) -> float:
 
 
 def text_width(words: str, size: int = SIZE, bold: bool = False) -> float:
-    """The width of words in user units: that of DejaVu Sans, which is broader than most sans-serif fonts."""
+    """Returns the width of words in user units: that of DejaVu Sans, which is wider than most sans-serif
+    fonts."""
     ems = sum(map(_ems, words))
     return ems * size * (1.12 if bold else 1.0)
 
 
 def wrapped(words: str, room: float, size: int = SIZE, bold: bool = False) -> list[str]:
-    """The words in lines that take at most `room`; a single word is not broken."""
+    """Returns the words in lines of width at most `room`; a single word is not broken."""
     lines: list[str] = []
     for word in words.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -44,7 +45,7 @@ def text(kind: str, x: float, y: float, words: str, anchor: Anchor = "start") ->
 
 
 def inside(x: float, words: str, low: float, high: float) -> float:
-    """The middle of words, moved from `x` just so far that they lie between `low` and `high`."""
+    """Returns the middle of words, moved from `x` only so far that they lie between `low` and `high`."""
     half = text_width(words) / 2
     return round(max(min(x, high - half), low + half), 1)
 
@@ -54,7 +55,7 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def ring(x: float, y: float) -> str:
-    """Around a marker."""
+    """Draws a ring around a marker."""
     return f'<circle class="ring" cx="{x:g}" cy="{y:g}" r="6"/>'
 
 
@@ -66,19 +67,19 @@ class Drawing(NamedTuple):
 
 
 class NothingToDraw(ValueError):
-    """A figure without a value that can be shown."""
+    """Raised for a figure without any visible value."""
 
 
 def drawing(width: float, height: float, label: str, body: Sequence[str]) -> Drawing:
-    """The whole drawing; `label` is read to people who do not see it. One that is wider than `WIDTH` keeps
-    its size, to be scrolled."""
+    """Returns the whole drawing; `label` is for screen readers. A drawing wider than `WIDTH` keeps its size
+    and scrolls."""
     broad = f' class="broad" style="--width: {width:g}px"' if width > WIDTH else ""
     box = f'viewBox="0 0 {width:g} {height:g}"'
     return Drawing(f'<svg {box}{broad} role="img" aria-label="{escape(label)}">{"".join(body)}</svg>', width)
 
 
 def name(title: str, room: float, y: float = 14) -> tuple[list[str], float]:
-    """A figure's title in as many lines as it takes, and the baseline of the last."""
+    """Returns a figure's title in as many lines as it takes, and the baseline of the last."""
     lines = wrapped(title, room, NAME_SIZE, bold=True) or [""]
     elements = [text("name", 0, y + ROW * number, words) for number, words in enumerate(lines)]
     return elements, y + ROW * (len(lines) - 1)

@@ -1,4 +1,4 @@
-"""A table as HTML that scrolls where it does not fit; marked rows have a star, and stand out."""
+"""Tables as HTML that scroll if they do not fit; marked rows have a star, and stand out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAR = "*"
 
 
 def starred(figure: Table) -> list[list[str]]:
-    """Heading and rows, with a star behind the first cell of marked rows that have none."""
+    """Returns heading and rows, with a star behind the first cell of marked rows that have none."""
     rows = [list(row) for row in figure.rows]
     for number in figure.marked:
         if not any(STAR in cell for cell in rows[number]):
