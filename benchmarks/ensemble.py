@@ -3,12 +3,13 @@
     python benchmarks/ensemble.py [--members 6] [--batch 1 16] [--precision float32] [--threads 1]
     [--rounds 5] [--without-sharing]
 
-The features are the published ones (32 pixels, widths 1, 2, 4, depth 4), every member's head on them too (512
-x 8 x 8, depth 2). An evaluation is the log-ratio and its gradient for the samples, as samplers ask for them:
-of one discriminator, of the ensemble, and with `--without-sharing` of the ensemble with features of its own
-for each member. Weights are random: the time is the same. Variants take turns, and the
-least of the rounds counts; with one CPU thread the clock is the process's CPU time, which others on the
-machine disturb less. The status is 1 where the ensemble costs more than `BOUND` times one discriminator.
+The features are the published ones (32 pixels, widths 1, 2, 4, depth 4), and so is every member's head on
+them (512 x 8 x 8, depth 2). An evaluation is the log-ratio and its gradient for the samples, as samplers
+request them: for one discriminator, for the ensemble, and with `--without-sharing` for the ensemble with
+separate features for each member. Weights are random, which does not affect the time. Variants take turns,
+and the minimum over the rounds counts. With one CPU thread the clock is the process's CPU time, which other
+programs on the machine disturb less. The exit status is 1 if the ensemble costs more than `BOUND` times one
+discriminator.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BOUND = 1.6
 
 
 def discriminators(members: int) -> list[DiscriminatorModule]:
-    """Of published size, on the same module of features."""
+    """Returns discriminators of published size, on the same module of features."""
     _, first = networks("edm")
     made = [first]
     for number in range(1, members):
@@ -49,7 +50,7 @@ def discriminators(members: int) -> list[DiscriminatorModule]:
 def least_seconds(
     variants: dict[str, Callable[[], Tensor]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """By variant; each runs once before, and they take turns."""
+    """Returns the minimum seconds by variant; each runs once before, and they take turns."""
     for evaluate in variants.values():
         evaluate()
     found: dict[str, list[float]] = {name: [] for name in variants}

@@ -1,13 +1,13 @@
-"""Everything that a first hour on a GPU has to tell, as one command: `make gpu`, or
+"""All measurements for a first hour on a GPU, as one command: `make gpu`, or
 
     python benchmarks/gpu.py [--json FILE] [--parts NAME ...] [--minutes 8] [--toy]
 
-It needs torch, numpy, pyarrow, pydantic and safetensors, and not Ray. Each part runs in a process of its own
-with a time limit of its own; what a part has found when it is stopped is kept. The table is printed as the
-parts end, and `--json` has the same figures. Without a GPU, or with `--toy`, the parts run on the CPU at toy
-size: that says that they run, and nothing of a GPU. Exits with 1 if a part failed or found a wrong number.
+It needs torch, numpy, pyarrow, pydantic and safetensors, and not Ray. Each part runs in its own process with
+its own time limit; the results of a part that is stopped are kept. The table is printed as the parts end, and
+`--json` has the same figures. Without a GPU, or with `--toy`, the parts run on the CPU at toy size: that
+shows that they run, and nothing about a GPU. Exits with 1 if a part failed or found a wrong number.
 
-What each part does is in `gpu_parts.py`.
+`gpu_parts.py` describes each part.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main() -> None:
 
 
 def part(name: str, seconds: float, *, toy: bool) -> dict[str, Any]:
-    """The rows of a part, and its problem in words, "" for none. A part knows its time and ends within it;
-    one that does not is stopped half as much later."""
+    """Returns the rows of a part, and its problem in words, "" for none. A part knows its time limit and ends
+    within it; a part that does not is stopped after one and a half times the limit."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         command = [
@@ -94,7 +94,7 @@ def _last_line(text: str) -> str:
 
 
 def show(name: str, found: dict[str, Any]) -> None:
-    """The part as a table of what and figures."""
+    """Prints the part as a table of rows and figures."""
     print(f"\n{name} ({found['seconds']:.0f} s)")
     for row in found["rows"]:
         figures = ", ".join(

@@ -1,5 +1,5 @@
 """The parts of `gpu.py`, each a function that writes rows as it finds them: a row has `what`, figures, and
-`wrong` with a reason where a figure is not what it has to be.
+`wrong` with a reason if a figure differs from its required value.
 
     python benchmarks/gpu_parts.py PART FILE SECONDS [--toy]
 """
@@ -53,7 +53,7 @@ class Part:
     file: Path
 
     def row(self, what: str, **figures: Any) -> None:
-        """Keep a row at once, so that it outlives the part's own end."""
+        """Writes a row immediately, so that it survives the end of the part."""
         with self.file.open("a") as file:
             file.write(json.dumps({"what": what, **figures}) + "\n")
 
@@ -70,7 +70,7 @@ BEGAN = time.monotonic()
 
 
 def machine(part: Part) -> None:
-    """The GPU that torch sees, its driver, and the versions that change bits."""
+    """Reports the GPU that torch sees, its driver, and the versions that affect bits."""
     part.row(
         "versions",
         torch=torch.__version__,
@@ -106,7 +106,7 @@ def _driver() -> str:
 
 
 def noise_bits(part: Part) -> None:
-    """The counter-based draws have the CPU's bits."""
+    """Checks that the counter-based draws have the CPU's bits."""
     index = torch.tensor([0, 1, 49_999, 2**31, 2**40])
     draws: dict[str, Callable[[Tensor], Tensor]] = {
         "uniform": lambda index: noise.uniform(7, index, (3, 32, 32), step=3),
@@ -122,7 +122,7 @@ def noise_bits(part: Part) -> None:
 
 
 def goldens(part: Part) -> None:
-    """The originals' outputs from their weights, on the device and in every precision."""
+    """Checks the originals' outputs from their weights, on the device and in every precision."""
     _without_pytest()
     from parity import goldens as cases
     from parity.test_networks import RUNS
@@ -149,7 +149,7 @@ def goldens(part: Part) -> None:
 
 
 def _without_pytest() -> None:
-    """Stand in for what the files of the tests take from pytest at import, where it is not installed."""
+    """Replaces what the test files import from pytest, if pytest is not installed."""
     with suppress(ImportError):
         import pytest  # noqa: F401
 
@@ -162,7 +162,8 @@ def _without_pytest() -> None:
 
 @contextmanager
 def _on(part: Part, precision: Precision) -> Iterator[Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
-    """New networks are made on the device, and compute in that precision; the value moves arrays there."""
+    """Context in which new networks are created on the device and compute in that precision; the value moves
+    arrays there."""
     torch.set_default_device(part.device)
     try:
         with (
@@ -187,8 +188,8 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def training(part: Part) -> None:
-    """An epoch through a process group of one (NCCL on a GPU), and a second one after a resumption: the
-    losses of two undisturbed epochs."""
+    """Trains an epoch through a process group of one (NCCL on a GPU), and a second one after a resumption;
+    compares with the losses of two undisturbed epochs."""
     import tiny
     import torch.distributed as dist
     from inprocess import complete
@@ -233,7 +234,8 @@ def training(part: Part) -> None:
 
 
 def memory(part: Part) -> None:
-    """Running out of memory is met by halves: of a sampling batch, and of a training batch."""
+    """Checks that running out of memory is handled by halves: of a sampling batch, and of a training
+    batch."""
     if part.device.type != "cuda":
         limit, asked = 4, []
 
@@ -268,7 +270,7 @@ def memory(part: Part) -> None:
 
 
 def _micro_batches(part: Part) -> None:
-    """The gradient of a batch in parts, after the device ran out of memory, against that of the whole
+    """Compares the gradient of a batch in parts, after the device ran out of memory, with that of the whole
     batch."""
     from dgflow.runtime.training.micro_batches import MicroBatches
 
@@ -305,8 +307,8 @@ def _micro_batches(part: Part) -> None:
 
 
 def compiled(part: Part) -> None:
-    """Guided sampling with score network and guidance as one compiled graph, on CUDA replayed, against the
-    eager one; on CUDA no step of either may wait for the device."""
+    """Compares guided sampling with score network and guidance as one compiled graph (on CUDA replayed) with
+    the eager one; on CUDA no step of either may wait for the device."""
     from torch._dynamo.utils import counters
 
     system, batch, steps = ("toy", 2, 3) if part.toy else ("edm", 16, 18)
@@ -328,7 +330,7 @@ def compiled(part: Part) -> None:
             with _without_waits(part):
                 run()
             found[name] = run(), _median(part, run, 1.0)
-        except Exception as error:  # of any compiler: a row, and the next part goes on
+        except Exception as error:  # of any compiler: reported as a row, and the next part continues
             part.row(f"{steps} guided steps, {name}", wrong=f"{type(error).__name__}: {error}".split("\n")[0])
             continue
         if "eager" not in found:
@@ -351,7 +353,7 @@ def compiled(part: Part) -> None:
 
 @contextmanager
 def _without_waits(part: Part) -> Iterator[None]:
-    """On CUDA, raise an error where the host waits for the device."""
+    """Raises an error, on CUDA, if the host waits for the device."""
     if part.device.type != "cuda":
         yield
         return
@@ -398,8 +400,8 @@ def _graphs(part: Part, system: str, batch: int) -> None:
 
 
 def speed(part: Part) -> None:
-    """Guided sampling at published sizes against the plain way; the largest batches last, while time is
-    left."""
+    """Measures guided sampling at published sizes against the plain way; the largest batches last, while time
+    is left."""
     systems = ("toy",) if part.toy else ("edm", "dit-xl", "adm", "adm256")
     batches = (2,) if part.toy else (1, 16, 64, 256)
     variants = (
@@ -445,7 +447,7 @@ def speed(part: Part) -> None:
 
 @cache
 def _flops(system: str, device: torch.device) -> int:
-    """FLOP of the score network for one sample."""
+    """Returns the FLOP of the score network for one sample."""
     from torch.utils.flop_counter import FlopCounterMode
 
     score, _ = sampling.networks(system)
@@ -458,14 +460,15 @@ def _flops(system: str, device: torch.device) -> int:
 
 
 def _rate(part: Part, system: str, batch: int, seconds: float, peak: float | None) -> dict[str, float]:
-    """FLOP/s of the score network, and the share of the device's published rate where that is known."""
+    """Returns the FLOP/s of the score network, and the share of the device's published rate if that is
+    known."""
     twice = 2 if system.startswith("dit") else 1  # classifier-free guidance
     rate = twice * batch * _flops(system, part.device) / seconds
     return {"tflops": rate / 1e12} | ({} if peak is None else {"share_of_peak": rate / (peak * 1e12)})
 
 
 def _peak(part: Part) -> dict[str, float]:
-    """TFLOP/s by precision of the device, as its vendor states them; none for an unknown one."""
+    """Returns the device's TFLOP/s by precision, as stated by its vendor; none for an unknown one."""
     from dgflow.estimate.devices import DEVICES
 
     name = torch.cuda.get_device_name() if part.device.type == "cuda" else ""
@@ -476,7 +479,7 @@ def _peak(part: Part) -> dict[str, float]:
 
 
 def features(part: Part) -> None:
-    """Images per second of Inception's features, float32 with all its bits, as the metrics take them."""
+    """Measures images per second of Inception's features, in full float32, as the metrics use them."""
     from dgflow.networks.inception.module import InceptionV3Module, accelerated
 
     torch.manual_seed(0)
@@ -490,8 +493,8 @@ def features(part: Part) -> None:
 
 
 def rows(part: Part) -> None:
-    """Rows per second of training: forward, backward and a step of Adam of the published latent
-    discriminator's head with its features, by precision."""
+    """Measures rows per second of training, by precision: forward, backward and a step of Adam for the
+    published latent discriminator's head with its features."""
     system, batch = ("toy", 8) if part.toy else ("edm", 128)
     for precision in ("float32", "bfloat16"):
         if part.time_is_up:
@@ -519,8 +522,8 @@ def rows(part: Part) -> None:
 
 
 def _median(part: Part, evaluate: Callable[[], Tensor], seconds: float) -> float:
-    """Seconds of a call: the median of those within `seconds`, three at least, after one that is not
-    counted."""
+    """Returns the seconds of a call: the median of those within `seconds`, at least three, after one that is
+    not counted."""
     evaluate()
     part.wait()
     found, end = [], time.perf_counter() + (min(seconds, 0.1) if part.toy else seconds)

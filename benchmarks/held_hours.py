@@ -1,9 +1,10 @@
 """GPU hours that a run holds on hosts that come and go, simulated event by event; `benchmarks/scale.py` gives
 the steps.
 
-Hosts of eight GPUs are asked for as items wait, are there after `boot` seconds, more or less, and go once all
-their workers have been idle for `WORKER_IDLE` and then the host for `idle` seconds; all that time is paid
-for. A worker loads when it goes over to another step. Shards of a step take the same time up to 2 %.
+Hosts of eight GPUs are requested while items wait, are ready after `boot` seconds with some variation, and
+are released once all their workers have been idle for `WORKER_IDLE` and then the host for `idle` seconds; all
+that time is paid for. A worker loads when it changes to another step. Shards of a step take the same time
+within 2 %.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
-A_HOST = 8  # GPUs
-WORKER_IDLE = 15.0  # s before a worker is given back: `IDLE_SECONDS` of dgflow/runtime/pool/staff.py
-JITTER = 0.02  # of a shard's time
-BOOT_SPREAD = 0.2  # of a host's boot
+A_HOST = 8  # GPUs per host
+WORKER_IDLE = 15.0  # s before a worker is released: `IDLE_SECONDS` of dgflow/runtime/pool/staff.py
+JITTER = 0.02  # relative variation of a shard's time
+BOOT_SPREAD = 0.2  # relative variation of a host's boot time
 
 
 @dataclass(frozen=True)
 class Task:
-    """A step: `items` of `seconds` each, after `loading` seconds of a worker that did another step before."""
+    """A step: `items` of `seconds` each, after `loading` seconds of a worker that ran another step before."""
 
     key: str
     reads: tuple[str, ...]
@@ -37,9 +38,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Cluster:
-    """`fixed`: all hosts are held from the begin to the end, as in a Slurm job. `together`: steps are at work
-    at once, as `dgflow.engine.execute` does it; else one after the other. `load_once`: workers of a host
-    share what one of them has read."""
+    """A cluster. `fixed`: all hosts are held from the beginning to the end, as in a Slurm job. `together`:
+    steps run concurrently, as in `dgflow.engine.execute`; else one after the other. `load_once`: workers of a
+    host share what one of them has read."""
 
     gpus: int
     boot: float
@@ -57,7 +58,7 @@ class _Host:
     worker_idle: list[float] = field(default_factory=lambda: [0.0] * A_HOST)
     busy: list[bool] = field(default_factory=lambda: [False] * A_HOST)
     step: list[str] = field(default_factory=lambda: [""] * A_HOST)
-    loaded: dict[str, float] = field(default_factory=dict)  # when a step's network is on the host
+    loaded: dict[str, float] = field(default_factory=dict)  # time at which a step's network is on the host
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Simulation:
         self._order, self._chance = count(), random.Random(0)
 
     def run(self) -> tuple[float, float]:
-        """Seconds until the last step is done, and GPU hours held."""
+        """Returns the seconds until the last step is done, and the GPU hours held."""
         self._go()
         end = 0.0
         while self._events:
@@ -103,7 +104,7 @@ class Simulation:
         return [task for task in open_ if self.done.issuperset(task.reads)]
 
     def _go(self) -> None:
-        """Begin what can begin, ask for hosts, and give back those that are idle."""
+        """Starts what can start, requests hosts, and releases idle ones."""
         ready = self._ready()
         shards = any(task.kind in ("gpu", "cpu") for task in ready)
         for task in ready:
@@ -123,7 +124,7 @@ class Simulation:
         self._give_back()
 
     def _train(self, task: Task) -> None:
-        """On the GPUs of one host, which are idle, as no shards are at work."""
+        """Runs a training on the GPUs of one host, which are idle, since no shards are in progress."""
         host = next((host for host in self.hosts if host.state == "on"), None)
         if host is None:
             return

@@ -1,9 +1,9 @@
-"""The evaluator beside torch-fidelity and clean-fid: `python benchmarks/metrics.py
+"""The evaluator compared with torch-fidelity and clean-fid: `python benchmarks/metrics.py
 features|trace|neighbours|end-to-end`.
 
 No published weights are needed: both sides get the same random ones, and the outputs are compared before
-    anything is timed. Sides take
-turns, and the least of their times counts, since other programs can only slow them down.
+anything is timed. Sides take turns, and the minimum of their times counts, since other programs can only slow
+them down.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def network() -> InceptionV3Module:
-    """With random weights that keep its features in the range of real ones."""
+    """Returns the network, with random weights that keep its features in the range of real ones."""
     made = InceptionV3Module()
     shapes = {name: tuple(values.shape) for name, values in made.state_dict().items()}
     made.load_state_dict(inception_recipe.weights(0, shapes))
@@ -60,7 +60,7 @@ def network() -> InceptionV3Module:
 
 
 def random_images(count: int, side: int) -> np.ndarray:
-    """Blocks of 8 x 8 pixels of one colour, with noise: uint8 [N, H, W, 3]."""
+    """Returns blocks of 8 x 8 pixels of one colour, with noise: uint8 [N, H, W, 3]."""
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (count, -(-side // 8), -(-side // 8), 3))
     whole = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
@@ -68,8 +68,8 @@ def random_images(count: int, side: int) -> np.ndarray:
 
 
 class Published(nn.Module):
-    """What clean-fid's wrapper asks of NVIDIA's file: `layers`, and the whole network on uint8-range
-    images."""
+    """The interface that clean-fid's wrapper expects of NVIDIA's file: `layers`, and the whole network on
+    uint8-range images."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Layers(nn.Module):
 
 
 def features(options: argparse.Namespace) -> None:
-    """Images a second from uint8 pixels to 2048 features."""
+    """Measures images per second from uint8 pixels to 2048 features."""
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -142,7 +142,7 @@ def _counters(made: InceptionV3Module) -> dict[str, Tensor]:
 
 
 def trace(options: argparse.Namespace) -> None:
-    """The Fréchet distance at 2048 features, against clean-fid's, which is scipy's sqrtm."""
+    """Measures the Fréchet distance at 2048 features, against clean-fid's, which uses scipy's sqrtm."""
     from cleanfid.fid import frechet_distance as of_clean_fid
 
     from dgflow.metrics.frechet import Gaussian, frechet_distance
@@ -171,8 +171,8 @@ def trace(options: argparse.Namespace) -> None:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    """Precision and recall from stored features against 10,000: seconds and a worker's peak memory, each in a
-    process of its own."""
+    """Measures precision and recall from stored features against 10,000: seconds and a worker's peak memory,
+    each in its own process."""
     for rows in options.rows:
         program = (
             "import sys; sys.path.insert(0, 'benchmarks'); import metrics;"
@@ -189,7 +189,7 @@ def neighbours(options: argparse.Namespace) -> None:
 
 
 def neighbours_of(samples: int, reference: int, threads: int) -> None:
-    """One line of `neighbours`. The features are not negative and lie near 64 dimensions."""
+    """Measures one line of `neighbours`. The features are non-negative and lie near 64 dimensions."""
     from dgflow.metrics.protocols import PROTOCOLS
     from dgflow.specs.bound import Bound, BoundRows
     from dgflow.specs.step import here
@@ -232,8 +232,8 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
 
 
 def end_to_end(options: argparse.Namespace) -> None:
-    """`dgflow metrics` on an .npz of images against statistics, each time with a new root: seconds by number
-    of workers."""
+    """Measures `dgflow metrics` on an .npz of images against statistics, each time with a new root: seconds
+    by number of workers."""
     from dgflow.weights.tensors import save_weights
 
     with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +272,7 @@ def end_to_end(options: argparse.Namespace) -> None:
 
 
 def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least seconds of each side over the rounds, in which they take turns."""
+    """Returns the minimum seconds of each side over the rounds, in which they take turns."""
     least = dict.fromkeys(sides, float("inf"))
     for _ in range(rounds):
         for name, run in sides.items():

@@ -1,8 +1,8 @@
 """`plan` over a step of 10,000 committed shards: `python benchmarks/plan.py ROOT [--shards 10000]`, with ROOT
 a new folder or s3://bucket/prefix.
 
-The receipts are real and so are the (tiny) data objects; the recipe is one Generate of that many shards under
-a discriminator.
+The receipts are real and so are the (tiny) data objects; the recipe is one Generate with that many shards,
+guided by a discriminator.
 """
 
 from __future__ import annotations

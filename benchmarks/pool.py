@@ -1,12 +1,12 @@
-"""What the pool costs on real Ray, on this machine: `python benchmarks/pool.py [overhead|empty|scaling|killed
-...]`.
+"""The cost of the pool on real Ray, on this machine: `python benchmarks/pool.py
+[overhead|empty|scaling|killed ...]`.
 
 - overhead: samples per second through the pool against the same sampler in a bare loop. Both sides sample the
-  digits recipe's score network (fresh weights: the time is the same) with one thread; start-up is left out on
-  both sides. The bare loop neither encodes nor stores anything, so the ratio is all that shards, receipts,
-  attempts, Ray and the driver cost.
+  digits recipe's score network (fresh weights, which do not affect the time) with one thread; start-up is
+  excluded on both sides. The bare loop neither encodes nor stores anything, so the ratio is the whole cost of
+  shards, receipts, attempts, Ray and the driver.
 - empty: milliseconds for an item with nothing to do, which is Ray and the driver alone.
-- scaling: a fixed computation of one thread by one worker and by two.
+- scaling: a fixed single-threaded computation by one worker and by two.
 - killed: seconds from SIGKILL of the only worker until its item runs again in a new process.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     if (
         not ALLOCATOR.items() <= os.environ.items()
-    ):  # the workers have these settings, which a process reads when it starts
+    ):  # for the workers: a process reads these settings when it starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     with tempfile.TemporaryDirectory() as folder:
         connect(open_store(folder))
@@ -77,12 +77,12 @@ def overhead(options: argparse.Namespace, folder: str) -> str:
         for number in range(options.rounds + 1):
             steps = StepStore(
                 store, step.kind, f"{number:012x}".ljust(64, "0")
-            )  # a folder of its own: every round makes all
+            )  # a new folder, since every round builds all shards
             alone = seconds_alone(step, build, options.shards)
             through = seconds_through(
                 pool, partial(shard_work, step, steps, inputs), options.shards, options.workers
             )
-            if number > 0:  # the first round warms both sides up
+            if number > 0:  # the first round warms up both sides
                 bare.append(samples / alone)
                 pooled.append(samples / through)
     loop, shared = statistics.median(bare), statistics.median(pooled)
@@ -117,7 +117,7 @@ def scaling(options: argparse.Namespace, folder: str) -> str:
             times = [seconds_through(pool, make, 20, workers) for _ in range(options.rounds)]
         rates[workers] = 20 / min(
             times
-        )  # of the quietest round: other work on the machine disturbs two more than one
+        )  # of the quietest round: other programs on the machine disturb two workers more than one
     ratio = rates[2] / rates[1]
     return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {ratio:.2f} x"
 
@@ -160,7 +160,7 @@ def killed(options: argparse.Namespace, folder: str) -> str:
 
 
 def untrained_weights(step: Generate, store: ObjectStore) -> BoundWeights:
-    """Weights of the score network after no training at all, committed like any epoch's."""
+    """Commits untrained weights of the score network, like any epoch's."""
     score = step.score.step
     steps = Root(store).step_store(score)
     torch.manual_seed(0)
@@ -180,7 +180,7 @@ def untrained_weights(step: Generate, store: ObjectStore) -> BoundWeights:
 
 
 def seconds_alone(step: Generate, build: Callable[[int, int], Columns], shards: int) -> float:
-    """Seconds for `shards` shards in this process."""
+    """Returns the seconds for `shards` shards in this process."""
     began = time.monotonic()
     for number in range(shards):
         build(*step.shard_range(number))
@@ -190,8 +190,8 @@ def seconds_alone(step: Generate, build: Callable[[int, int], Columns], shards: 
 def seconds_through(
     pool: Pool, make: Callable[[], Callable[[int], float]], shards: int, workers: int
 ) -> float:
-    """Seconds for `shards` shards through the pool; the clock starts after one more for each worker, which
-    has its network by then."""
+    """Returns the seconds for `shards` shards through the pool; the clock starts after one more for each
+    worker, which has its network by then."""
     finished: list[float] = []
     pool.map(make, range(workers + shards), lambda _number, _seconds: finished.append(time.monotonic()))
     return finished[-1] - finished[workers - 1]

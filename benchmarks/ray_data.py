@@ -1,15 +1,15 @@
 """The pool, Ray Data and plain Ray tasks on the same shards: `python benchmarks/ray_data.py [--shards 200]`.
 
-Each of the three calls the same function of a shard (`shard_work`: builds it, commits it, skips what is
-committed), with as many workers, in a process and a Ray of its own on loopback:
+Each of the three calls the same function of a shard (`shard_work`: builds it, commits it, skips committed
+ones), with equally many workers, in its own process and its own Ray on loopback:
 
-- killed: a worker's process gets SIGKILL in the middle of a shard, halfway. Seconds in all; until then, a
-  worker's time for a shard beyond the wait that stands for its samples; the driver's CPU per shard; seconds
-  until the lost shard is begun again, and until another process works; shards that were built again; data
-  without a receipt.
-- broken: one shard always raises ValueError. The shards that are committed in the end.
-- many: shards of nothing (no store either), until `--seconds` have passed. Milliseconds and the driver's CPU
-  per shard, and the driver's own memory before, after a tenth of them, and after all.
+- killed: a worker's process gets SIGKILL in the middle of a shard, halfway. Measured are total seconds; until
+  the kill, a worker's time per shard beyond the wait that stands for its samples; the driver's CPU per shard;
+  seconds until the lost shard is started again, and until another process works; shards that were built
+  again; data without a receipt.
+- broken: one shard always raises ValueError. Measured are the shards that are committed in the end.
+- many: empty shards (no store either), until `--seconds` have passed. Measured are milliseconds and the
+  driver's CPU per shard, and the driver's own memory before, after a tenth of them, and after all.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ Make = Callable[[], Work]
 
 
 class Waited(SampleStep):
-    """Samples that are their own index; each shard takes `seconds`, and is written down when it begins."""
+    """Samples that are their own index; each shard takes `seconds`, and is recorded when it starts."""
 
     shard_size: int = 16
     seconds: float
-    marks: str  # a file: a line of (shard, process) for every shard that is begun
+    marks: str  # a file: a line of (shard, process) for every shard that is started
     broken: int = -1
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
@@ -78,11 +78,11 @@ class Nothing(NamedTuple):
         return lambda number: 0.0
 
 
-# The three
+# The three systems
 
 
 def pool(make: Make, shards: int, workers: int) -> Iterator[int]:
-    """As `dgflow.engine.execute` does it. Yields the number of each shard that is done."""
+    """Runs the shards as `dgflow.engine.execute` does. Yields the number of each completed shard."""
     from dgflow.runtime.pool.pool import Pool
 
     done: list[int] = []
@@ -101,7 +101,7 @@ def pool(make: Make, shards: int, workers: int) -> Iterator[int]:
 
 
 def data(make: Make, shards: int, workers: int) -> Iterator[int]:
-    """Ray Data: `map_batches` by actors, of which there are always as many; a block is a shard."""
+    """Runs the shards by Ray Data: `map_batches` by actors, whose number is constant; a block is a shard."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -128,7 +128,8 @@ class _Actor:
 
 
 def tasks(make: Make, shards: int, workers: int) -> Iterator[int]:
-    """Plain tasks, all submitted at once, with Ray's own retries. Each process loads once."""
+    """Runs the shards as plain tasks, all submitted at once, with Ray's own retries. Each process loads
+    once."""
     import ray
 
     remote = ray.remote(num_cpus=1, max_retries=3)(_task)
@@ -155,7 +156,7 @@ def _loaded(make: Any) -> Work:
 SYSTEMS = {"pool": pool, "data": data, "tasks": tasks}
 TITLES = {"pool": "the pool", "data": "Ray Data, actors", "tasks": "plain Ray tasks"}
 
-# What is measured
+# The measurements
 
 
 def killed(system: Callable[..., Iterator[int]], options: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -218,7 +219,7 @@ PARTS = {"killed": killed, "broken": broken, "many": many}
 
 
 def shards_of(folder: str, seconds: float, *, broken: int) -> tuple[Waited, Make, Callable[[], int]]:
-    """The step, what a worker loads, and the number of its shards that are committed."""
+    """Returns the step, the function that a worker loads, and the number of its shards that are committed."""
     store = open_store(folder)
     step = Waited(seconds=seconds, marks=f"{folder}.marks", broken=broken)
     step_store = Root(store).step_store(step)
@@ -226,7 +227,7 @@ def shards_of(folder: str, seconds: float, *, broken: int) -> tuple[Waited, Make
 
 
 def _begun(marks: Path) -> list[tuple[int, int]]:
-    """(shard, process) in the order in which they were begun."""
+    """Returns (shard, process) in the order of their starts."""
     lines = marks.read_text().splitlines() if marks.exists() else []
     return [(int(number), int(pid)) for number, pid in map(str.split, lines)]
 
@@ -263,7 +264,7 @@ def _data_files(folder: str) -> int:
 
 
 def own_memory() -> int:
-    """Bytes of this process that are resident and no file's or another process's."""
+    """Returns this process's resident bytes that belong to no file and no other process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
@@ -272,7 +273,7 @@ def own_memory() -> int:
 
 
 def one(part: str, system: str, arguments: str) -> None:
-    """Measure in this process, and print what was found as JSON."""
+    """Measures in this process, and prints the results as JSON."""
     from dgflow.runtime.cluster import connect
 
     options = argparse.Namespace(**json.loads(arguments))
@@ -280,11 +281,11 @@ def one(part: str, system: str, arguments: str) -> None:
         root = f"{folder}/root"
         connect(open_store(root))
         print(json.dumps(PARTS[part](SYSTEMS[system], options, root)), flush=True)
-    os._exit(0)  # a thread may still wait for what will not come
+    os._exit(0)  # a thread may still wait for a result that never comes
 
 
 def measured(part: str, system: str, options: argparse.Namespace, limit: float) -> dict[str, Any]:
-    """A part of one system, in a process of its own that is ended after `limit` seconds."""
+    """Measures a part of one system, in a separate process that is ended after `limit` seconds."""
     arguments = json.dumps(vars(options))
     program = f"import ray_data; ray_data.one({part!r}, {system!r}, {arguments!r})"
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])

@@ -4,23 +4,24 @@ published sizes.
     python benchmarks/sampling.py [--system edm adm dit] [--batch 1 16 64] [--variant plain f32-nhwc ...]
     [--threads 2] [--seconds 4]
 
-A whole run takes hours on a CPU, so the medians of one score evaluation and one guidance evaluation are
-measured, each variant in a fresh process and after a warm-up of its own, and images/s follow from how often
-the published schedule evaluates either; `--validate` runs a short schedule of the real sampler and compares
-its time with the prediction. Weights are random: the time is the same. The sampler's own arithmetic is left
-out: it is below the noise. With one CPU thread the clock is the process's CPU time, which others on the
-machine disturb less; otherwise it is the wall's.
+A whole run takes hours on a CPU. Therefore the medians of one score evaluation and one guidance evaluation
+are measured, each variant in a fresh process and after its own warm-up, and images/s follow from the number
+of evaluations in the published schedule. `--validate` runs a short schedule of the real sampler and compares
+its time with the prediction. Weights are random, which does not affect the time. The sampler's own arithmetic
+is left out: it is below the noise. With one CPU thread the clock is the process's CPU time, which other
+programs on the machine disturb less; otherwise it is wall-clock time.
 
-"plain" is what a guided sampler does without care: float32, NCHW, parameters that require gradients, a
-`.backward()` of the log-ratio, the discriminator asked in every step. The others are `acceleration.prepared`
-networks within the published window: f32, bf16 or f16, channels_last (nhwc) or not (nchw), compiled (-c) or
-not. Beside each stand the largest differences of its denoised images and its guidance gradients from the
-plain way's on the same input, relative to the largest value of those. Compiled, score network and guidance
-are one graph, and the time of guidance is what the two take beyond the graph of the score network alone.
+"plain" is a guided sampler without optimisation: float32, NCHW, parameters that require gradients, a
+`.backward()` of the log-ratio, the discriminator evaluated in every step. The others are
+`acceleration.prepared` networks within the published window: f32, bf16 or f16, channels_last (nhwc) or not
+(nchw), compiled (-c) or not. Beside each are the largest differences of its denoised images and its guidance
+gradients from the plain way's on the same input, relative to their largest value. Compiled, score network and
+guidance are one graph, and the time of guidance is the excess of that graph over the graph of the score
+network alone.
 
-Peak memory is what the process held at most while sampling beyond what it held before it built the networks
-(compiled: with what the compiler left); on CUDA, what was allocated at most. The default is batch 1 without
-compilation.
+Peak memory is the maximum that the process held while sampling minus what it held before it built the
+networks (compiled: including what the compiler left); on CUDA, the maximum that was allocated. The default is
+batch 1 without compilation.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ F32_BOUND = 1e-3
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of one evaluation, peak memory in bytes, predicted and measured seconds of a short run, and
-    what was computed."""
+    """Seconds of one evaluation, peak memory in bytes, predicted and measured seconds of a short run, and the
+    computed arrays."""
 
     score: float
     guidance: float
@@ -119,14 +120,14 @@ class Measured:
 
 
 def precision_of(variant: str) -> Precision:
-    """The precision of the networks in a variant."""
+    """Returns the precision of the networks in a variant."""
     precisions: dict[str, Precision] = {"bf16": "bfloat16", "f16": "float16"}
     return precisions.get(variant.split("-")[0], "float32")
 
 
 def schedule_counts(system: str) -> tuple[int, int, int]:
-    """The published schedule's evaluations of the score, of the discriminator within its window, and of one
-    asked in every step."""
+    """Returns the published schedule's evaluations of the score, of the discriminator within its window, and
+    of one that is evaluated in every step."""
     if system in OF_EDM:
         sigmas = edm_sigmas(18)[:-1]
         return 2 * len(sigmas) - 1, sum(tau_from_sigma(sigma) >= 0.01 for sigma in sigmas), len(sigmas)
@@ -135,8 +136,8 @@ def schedule_counts(system: str) -> tuple[int, int, int]:
 
 
 def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
-    """Score network and discriminator of published size; layers that start at or close to zero do not, lest
-    all outputs be equal."""
+    """Returns score network and discriminator of published size; layers that start at or close to zero are
+    reinitialised, so that outputs are not all equal."""
     torch.manual_seed(0)
     classes = None if system in OF_EDM else 1000
     if system == "toy":
@@ -192,8 +193,8 @@ def _classifier(
 def plain_gradient(
     discriminator: DiscriminatorModule, x: Tensor, sigma: Tensor, class_labels: Tensor | None
 ) -> Tensor:
-    """The log-ratio's gradient as an unthinking implementation has it: with those of all parameters, added up
-    and never used."""
+    """Returns the log-ratio's gradient as a naive implementation computes it: with the gradients of all
+    parameters, accumulated and never used."""
     mean = per_sample((1.0 + sigma.square()).rsqrt(), x)
     with torch.enable_grad():
         y = (mean * x).float().requires_grad_()
@@ -203,7 +204,7 @@ def plain_gradient(
 
 
 def measure(system: str, batch: int, variant: str, threads: int, seconds: float, validate: bool) -> Measured:
-    """Everything about one variant; to be called in a process of its own."""
+    """Measures one variant; to be called in a separate process."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     idle = _memory("VmRSS")
@@ -248,7 +249,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
 
     outputs = denoised(), gradient()  # the warm-up; compiles
     _forget_peak()
-    # One thread computes all the time: its CPU time is what the wall's would be on a machine of its own.
+    # One thread computes all the time: its CPU time equals the wall-clock time on an otherwise idle machine.
     clock = time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
     alone, guided = _median_seconds(denoised, seconds, clock), _median_seconds(gradient, seconds, clock)
     times = alone, guided - alone if compiled else guided
@@ -274,7 +275,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
 
 
 def _median_seconds(evaluate: Callable[[], Tensor], seconds: float, clock: Callable[[], float]) -> float:
-    """Of calls within `seconds`, two at least."""
+    """Returns the median seconds of calls within `seconds`, at least two."""
     found, end = [], clock() + seconds
     while len(found) < 2 or clock() < end:
         began = clock()
@@ -289,13 +290,13 @@ def _wait(device: torch.device) -> None:
 
 
 def _memory(field: str) -> int:
-    """Bytes by the kernel's account of this process."""
+    """Returns this process's bytes in the kernel's accounting."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _forget_peak() -> None:
-    """Start the peak anew from what is held now."""
+    """Resets the peak to the memory that is held now."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -304,8 +305,8 @@ def _forget_peak() -> None:
 
 
 def table_row(system: str, batch: int, variant: str, found: Measured, plain: Measured) -> dict[str, Any]:
-    """One row's numbers: images/s unguided and guided, the gain on the plain way, peak memory, differences,
-    validation."""
+    """Returns one row's numbers: images/s unguided and guided, the gain over the plain way, peak memory,
+    differences, validation."""
     nfe, inside, always = schedule_counts(system)
 
     def seconds(of: Measured, evaluations: int) -> float:

@@ -1,9 +1,9 @@
-"""What 1.28 million guided DiT-XL/2 samples take on 8, 64 and 512 GPUs: `python benchmarks/scale.py [--gpus 8
-64 512] [--price 2.5]`.
+"""Time and cost of 1.28 million guided DiT-XL/2 samples on 8, 64 and 512 GPUs: `python benchmarks/scale.py
+[--gpus 8 64 512] [--price 2.5]`.
 
-Arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one (below, with
-the command of each), and on assumptions (below, called so); the run as a whole is simulated event by event
-(`held_hours.py`). Nothing here ran on such a cluster.
+The figures are arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one
+(below, with the command of each), and on assumptions (below, marked as such). The run as a whole is simulated
+event by event (`held_hours.py`). Nothing here ran on such a cluster.
 """
 
 from __future__ import annotations
@@ -32,26 +32,28 @@ PUTS, HEADS, GETS = (
     3,
     1,
     1,
-)  # requests a shard, sealing included: python -m pytest tests/store/test_requests.py
+)  # requests per shard, including sealing: python -m pytest tests/store/test_requests.py
 # S of a worker besides samples, on S3 (SeaweedFS on the same cores): python -m pytest
 # tests/cluster/test_flat.py -s
 SHARD_OVERHEAD = 0.037
-DRIVER_CPU = 0.0015  # s a shard: the same
-SEAL_SECONDS, SEAL_BYTES = 0.0026, 1_400  # of the driver, a shard: the same
-IMPORTS = 312  # JPEGs a second and CPU, with ADM's centre crop: README, Figures
-NEIGHBOURS = 274  # CPU seconds of precision and recall, 50,000 x 10,000: README, Figures (137 s on two cores)
+DRIVER_CPU = 0.0015  # s per shard: the same command
+SEAL_SECONDS, SEAL_BYTES = 0.0026, 1_400  # of the driver, per shard: the same command
+IMPORTS = 312  # JPEGs per second and CPU, with ADM's centre crop: docs/measurements.md
+NEIGHBOURS = (
+    274  # CPU seconds of precision and recall, 50,000 x 10,000: docs/measurements.md (137 s on two cores)
+)
 
 # Assumed.
 CPUS = 32  # of CPU hosts: cluster.yaml's four of eight. Its GPU hosts offer none
-TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 23
+TRAIN_START = 20  # s until Ray Train's workers start; observed on two cores: 14 to 23
 BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
 IDLE = 120  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
 CONNECTION = 90e6  # bytes/s of one connection to S3: Amazon's advice says 85 to 90 MB/s
 TRAINERS = (
-    8  # GPUs that share a batch of 1,024: `run --train-workers 8`, as without it all that are there take part
+    8  # GPUs that share a batch of 1,024: `run --train-workers 8`; without it all available GPUs take part
 )
-PUT_PRICE, GET_PRICE = 0.005 / 1000, 0.0004 / 1000  # dollars a request: S3 Standard, us-east-1
-PUT_RATE, GET_RATE = 3_500, 5_500  # requests/s and prefix that S3 promises at least
+PUT_PRICE, GET_PRICE = 0.005 / 1000, 0.0004 / 1000  # dollars per request: S3 Standard, us-east-1
+PUT_RATE, GET_RATE = 3_500, 5_500  # requests/s per prefix that S3 guarantees at least
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Model:
     shard_size: int
 
     def row(self, made: StepPlan, gpus: int) -> Row:
-        """A step on so many GPUs: whole rounds of shards, as each takes the same time, after the weights are
-        there."""
+        """Returns a step on so many GPUs: whole rounds of shards, since each takes the same time, after the
+        weights are loaded."""
         step, busy, loading = made.step, self.busy(made), self.weights(made) / CONNECTION
         written = float(made.stored_bytes or self.kept(step))
         if isinstance(step, TrainStep):
@@ -110,12 +112,13 @@ class Model:
         return self.scaled(made.step, len(made.wanted)) if isinstance(made.step, SampleStep) else 0
 
     def shards_read(self, made: StepPlan) -> int:
-        """GETs of other steps' shards, each once a pass."""
+        """Returns the GETs of other steps' shards, each once per pass."""
         passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
         return passes * sum(self.scaled(step, len(part.shards)) for step, part in slices_of(made))
 
     def scaled(self, step: SampleStep, shards: int) -> int:
-        """As many shards of the recipe as shards of `shard_size`, where they are generated."""
+        """Returns the number of shards of the recipe in units of shards of `shard_size`, if they are
+        generated."""
         return math.ceil(shards * step.shard_size / self.shard_size) if isinstance(step, Generate) else shards
 
     def busy(self, made: StepPlan) -> float:
@@ -123,12 +126,12 @@ class Model:
         return 0.0 if found is None else found.seconds
 
     def kept(self, step: Step) -> float:
-        """Bytes of the weights that a step keeps."""
+        """Returns the bytes of the weights that a step stores."""
         found = self.costs.steps.get(step.fingerprint)
         return float(found.bytes or 0) if found is not None and isinstance(step, NetworkStep) else 0.0
 
     def weights(self, made: StepPlan) -> float:
-        """Bytes of the weights that each worker reads."""
+        """Returns the bytes of the weights that each worker reads."""
         found = [
             reference.step for reference in made.step.inputs().values() if isinstance(reference, Weights)
         ]
@@ -187,7 +190,7 @@ def steps(model: Model, gpus: list[int]) -> list[list[str]]:
 
 
 def tasks(model: Model) -> list[Task]:
-    """The recipe's steps for the simulation."""
+    """Returns the recipe's steps for the simulation."""
     found = []
     for made in model.plans:
         step, busy, loading = made.step, model.busy(made), model.weights(made) / CONNECTION
@@ -214,7 +217,8 @@ def tasks(model: Model) -> list[Task]:
 
 
 def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[list[str]]:
-    """The run on clusters of each size: hosts that come and go, and all held; steps in turn, and at once."""
+    """Returns the run on clusters of each size: with hosts that come and go, and with all held; steps one
+    after the other, and concurrently."""
     cells = [["GPUs", "hosts", "steps", "time", "GPU hours held", "at work", "money"]]
     work = sum(map(model.busy, model.plans)) / 3600
     for number in gpus:
@@ -239,7 +243,7 @@ def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[lis
 
 
 def totals(model: Model, gpus: list[int]) -> list[list[str]]:
-    """What the workers ask of the store, whatever the order of the steps."""
+    """Returns the workers' requests to the store, whatever the order of the steps."""
     cells = [["GPUs", "GPU hours loading", "PUT", "HEAD", "GET", "their price", "read", "written"]]
     for number in gpus:
         rows = [model.row(made, number) for made in model.plans]
@@ -254,7 +258,8 @@ def totals(model: Model, gpus: list[int]) -> list[list[str]]:
 
 
 def limits(model: Model, gpus: list[int]) -> list[str]:
-    """At how many GPUs each thing that is shared is full, in the step that makes the most samples."""
+    """Returns the number of GPUs at which each shared resource is saturated, in the step that makes the most
+    samples."""
     largest = max((made for made in model.plans if isinstance(made.step, SampleStep)), key=model.busy)
     count = model.shards(largest)
     seconds = model.busy(largest) / count
@@ -283,13 +288,13 @@ def limits(model: Model, gpus: list[int]) -> list[str]:
 
 
 def slices_of(made: StepPlan) -> list[tuple[SampleStep, Slice]]:
-    """The samples that a step reads."""
+    """Returns the samples that a step reads."""
     parts = [reference for reference in made.step.inputs().values() if isinstance(reference, Slice)]
     return [(part.step, part) for part in parts if isinstance(part.step, SampleStep)]
 
 
 def read_bytes(made: StepPlan) -> float:
-    """Of the samples that a step reads, once, at most."""
+    """Returns the bytes of the samples that a step reads, once, at most."""
     return sum(float(part.rows * (step.row_bytes or 0)) for step, part in slices_of(made))
 
 

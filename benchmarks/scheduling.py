@@ -1,13 +1,11 @@
-"""What scheduling costs the driver with hundreds of workers: `python benchmarks/scheduling.py [--workers 512]
-[--items 5120]`.
+"""Cost of scheduling for the driver with hundreds of workers: `python benchmarks/scheduling.py [--workers
+512] [--items 5120]`.
 
-The real pool on simulated hosts of 8 workers each and a simulated clock: an item takes 60 s +- 20 %, hosts
-    take up to ten minutes to come,
-and every two minutes one is preempted, which the cluster notices within 15 s, and another comes three minutes
-    later. Ray's own time is not
-in it: `benchmarks/pool.py` has that. Utilisation is the workers' time with work as a share of all their time,
-    which begins when they are
-ready and ends when they are lost, given back, or the last item is done.
+The benchmark runs the real pool on simulated hosts of 8 workers each and a simulated clock. An item takes 60
+s +- 20 %, and hosts take up to ten minutes to start. Every two minutes one is preempted, which the cluster
+notices within 15 s, and another arrives three minutes later. Ray's own time is not included:
+`benchmarks/pool.py` measures that. Utilisation is the workers' time with work as a share of all their time,
+which starts when they are ready and ends when they are lost, released, or the last item is done.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[2560, 5120, 10_240])
     parser.add_argument("--seconds", type=float, default=60.0, help="that an item takes")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # each of the workers that are lost is told of
+    logging.disable(logging.WARNING)  # each lost worker would be reported
     for items in options.items:
         print(simulated(options.workers, items, options.seconds))
 
@@ -67,7 +65,7 @@ def simulated(workers: int, items: int, seconds: float) -> str:
     assert not failures and sorted(done) == list(range(items))
     handed_out = next(
         when for when, item, _ in fleet.runs if item == items - 1
-    )  # after that, idle workers have nothing left to do
+    )  # after that, idle workers have no work left
     idle = [seconds for when, seconds in fleet.idle if when <= handed_out]
     return (
         f"{workers} workers, {items} items of {seconds:g} s, {len(fleet.runs) - items} begun again: "

@@ -1,18 +1,19 @@
-"""The reproduction study's ensemble, whose FID of 14.35 is a bug: what the bug does on handwritten digits.
+"""The reproduction study's ensemble, whose FID of 14.35 is a bug: the effect of the bug on handwritten
+digits.
 
     python benchmarks/study_bug.py --root runs/digits
 
 Kleger & Sartor reproduced EDM-G++ on CIFAR-10: 2.094 without guidance, 1.880 with the published
 discriminator, 2.084 with one of their own, and 14.348 with six together. Their ensemble averages the
 discriminators' raw outputs, which are log-ratios, clips the mean to [1e-5, 1 - 1e-5] as if it were a
-probability, and guides by log(p / (1 - p)) of it: the sigmoid was lost when the one discriminator became a
-list. So the gradient is 0 wherever the mean log-ratio z is below 0 or above 1, and 1 / (z (1 - z)) times the
-right one in between: at least 4 times, and without bound towards both ends. All samples with z < 0.5 count
-as fake, and are boosted.
+probability, and guides by log(p / (1 - p)) of it: the sigmoid was lost when the single discriminator became a
+list. Therefore the gradient is 0 wherever the mean log-ratio z is below 0 or above 1, and 1 / (z (1 - z))
+times the correct one in between: at least 4 times, and unbounded towards both ends. All samples with z < 0.5
+count as fake, and are boosted.
 
-`WithoutSigmoid` is that guidance, and no option of dgflow. The recipe guides digits with it, by the
-discriminators of `workflows/digits.py`, from the same seeds; in its root (`make digits`), the unguided and
-the guided samples, the judge and the reference are there already.
+`WithoutSigmoid` is that guidance; dgflow has no option for it. The recipe guides digits with it, by the
+discriminators of `workflows/digits.py`, from the same seeds. In the root of `make digits`, the unguided and
+the guided samples, the judge and the reference already exist.
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ CLIP = 1e-5
 
 
 class WithoutSigmoid(dg.DiscriminatorGuidance):
-    """Guidance as the study's ensemble had it: by the mean of raw outputs, taken for a probability."""
+    """Guidance as in the study's ensemble: by the mean of raw outputs, treated as a probability."""
 
     def build(self, network: Any, time: Any) -> Any:
         from torch import Tensor
@@ -42,7 +43,7 @@ class WithoutSigmoid(dg.DiscriminatorGuidance):
 
 
 def digits(**options: Any) -> dg.Evaluate:
-    """The recipe that makes everything but the arms of this one."""
+    """Returns the recipe that makes everything but the arms of this benchmark."""
     path = Path(__file__).resolve().parents[1] / "workflows" / "digits.py"
     spec = importlib.util.spec_from_file_location("digits", path)
     assert spec is not None and spec.loader is not None
@@ -52,7 +53,7 @@ def digits(**options: Any) -> dg.Evaluate:
 
 
 def _guidance(samples: Any) -> dg.DiscriminatorGuidance:
-    """The one term that guides a slice of samples."""
+    """Returns the single term that guides a slice of samples."""
     (term,) = samples.step.guidance
     return term
 

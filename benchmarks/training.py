@@ -1,12 +1,16 @@
-"""Does a discriminator's training wait for its data? `python benchmarks/training.py [--systems digits latents
-pixels] [--stores disk s3]`.
+"""Data waits of a discriminator's training: `python benchmarks/training.py [--systems digits latents pixels]
+[--stores disk s3]`.
 
-Random rows of published shapes in shards on the local disk and on a real S3 server on loopback; then, for
-each system, the training loop itself for some steps, with the share of its time that went by waiting for
-data, and the reader alone, at the published batch, with nothing to train. The second says what the first
-cannot on a CPU: how fast a network may be before it waits 5 % of its time (rows/s of the wall's clock depend
-on what else the machine does; the CPU's time a row does not). What an H100 would do is an estimate:
-`--utilisation` of its 989 TFLOP/s in bfloat16, and no less than 8 us for each operation that is launched.
+The benchmark writes random rows of published shapes to shards on the local disk and on a real S3 server on
+loopback. For each system it runs two measurements:
+
+- the training loop itself for some steps, with the share of its time that it waited for data;
+- the reader alone, at the published batch, without training.
+
+The second measures what the first cannot on a CPU: how fast a network may be before it waits 5 % of its time
+(rows/s of wall-clock time depend on the machine's load; the CPU time per row does not). The figures for an
+H100 are estimates: `--utilisation` of its 989 TFLOP/s in bfloat16, and at least 8 us for each operation that
+is launched.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from seaweed import seaweed
 
 H100 = 989e12  # FLOP/s, dense bfloat16
-LAUNCH = 8e-6  # seconds that PyTorch takes for an operation, whatever its size
+LAUNCH = 8e-6  # seconds that PyTorch takes per operation, whatever its size
 
 
 class System(NamedTuple):
@@ -51,8 +55,8 @@ class System(NamedTuple):
     channels: int
     head: ADMEncoder
     features: ADMEncoder | None
-    encoded: bool  # real rows are means and spreads, fake ones latents; else all are images
-    batch: int  # that one CPU core can train
+    encoded: bool  # real rows are means and standard deviations, fake ones latents; else all are images
+    batch: int  # trainable on one CPU core
     published: int
     shard: int
 
@@ -115,7 +119,7 @@ def measure(name: str, system: System, kind: str, store: ObjectStore, options: a
     seconds = seconds_a_step(task)
     task.steps_per_epoch = max(2, round(options.seconds / seconds))
     steps = Root(store).step_store(step)
-    train(task, steps, {}, epochs=2)  # the first warms up
+    train(task, steps, {}, epochs=2)  # the first epoch warms up
     receipt = steps.receipt(steps.done("epochs", {})[2])
     rate, waited = task.steps_per_epoch / receipt.seconds, receipt.metrics["data_wait"]
     rows, processor = reader_alone(system, inputs, options.rows)
@@ -133,7 +137,7 @@ def measure(name: str, system: System, kind: str, store: ObjectStore, options: a
 
 
 def discriminator(system: System, rows: int, batch: int) -> TrainDiscriminator:
-    """The step, of which nothing is made but the training: its inputs are what `bound` puts there."""
+    """Returns the step, of which only the training is made: its inputs are what `bound` commits."""
     if system.encoded:
         photos = ImportImages(source="unused.npz", num_classes=1000, image_size=256)
         real = Encode(images=photos[:rows], vae=official("sd-vae-ft-ema")).all()
@@ -160,7 +164,7 @@ def discriminator(system: System, rows: int, batch: int) -> TrainDiscriminator:
 
 
 def bound(system: System, store: ObjectStore, rows: int) -> tuple[Bound, float]:
-    """Random rows and weights, committed; and the bytes of a real and a fake row on the average."""
+    """Commits random rows and weights; returns them and the average bytes of a real and a fake row."""
     random = np.random.default_rng(0)
     shape = (system.channels, system.side, system.side)
 
@@ -234,8 +238,8 @@ class Launches(TorchDispatchMode):
 
 
 def operations(task: TrainingTask) -> tuple[int, int]:
-    """FLOP a row, and operations a step, forwards and backwards. Of the optimiser none: it has one for all
-    weights."""
+    """Returns FLOP per row, and operations per step, forward and backward, without the optimiser, which has
+    one operation for all weights."""
     with FlopCounterMode(display=False) as flops, Launches() as launches:
         task.loss(task.network, torch.arange(task.batch_size), 0).mean().backward()
     return flops.get_total_flops() // task.batch_size, launches.count
@@ -248,9 +252,9 @@ def seconds_a_step(task: TrainingTask) -> float:
 
 
 def reader_alone(system: System, inputs: Bound, rows: int) -> tuple[float, float]:
-    """Rows a second of two streams when nothing trains, and seconds of CPU a row.
+    """Measures rows per second of two streams without training, and seconds of CPU per row.
 
-    On no device: what is drawn on a row is drawn where the network is.
+    On no device: draws per row are made where the network is.
     """
     step = discriminator(system, rows, system.published)
     nowhere = torch.device("meta")
