@@ -39,9 +39,8 @@ SHARD_OVERHEAD = 0.037
 DRIVER_CPU = 0.0015  # s per shard: the same command
 SEAL_SECONDS, SEAL_BYTES = 0.0026, 1_400  # of the driver, per shard: the same command
 IMPORTS = 312  # JPEGs per second and CPU, with ADM's centre crop: docs/measurements.md
-NEIGHBOURS = (
-    274  # CPU seconds of precision and recall, 50,000 x 10,000: docs/measurements.md (137 s on two cores)
-)
+# CPU seconds of precision and recall, 50,000 x 10,000: docs/measurements.md (137 s on two cores).
+NEIGHBOURS = 274
 
 # Assumed.
 CPUS = 32  # of CPU hosts: cluster.yaml's four of eight. Its GPU hosts offer none

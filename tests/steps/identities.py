@@ -1,4 +1,4 @@
-"""A value of every step and spec, and another value for every field of it."""
+"""A value of every step and spec, and another value for every field of each."""
 
 from dgflow import (
     DDIM,
@@ -207,7 +207,7 @@ SELECTED = SelectedSweep(
     choice={"a": 1},
 )
 
-# One other value for every field, by the type that has it. A field that is missing here fails the test.
+# Another value for every field, by the type that has it. A missing field fails the test.
 OTHER = {
     ImportImages: dict(
         source="others.npz",
@@ -271,7 +271,7 @@ OTHER = {
         seed=9,
     ),
     TrainDiscriminator: dict(
-        fake_shares=(0.25, 0.75),  # of several slices
+        fake_shares=(0.25, 0.75),  # for several slices
         real=REAL[:99],
         fake=FAKES[:99],
         network=ADMEncoder(num_res_blocks=1),
@@ -286,7 +286,7 @@ OTHER = {
         loss="lsif",
         fine_tune=True,
         process="edm",
-        score=SCORE.epoch(3),  # of loss="bce+gradient", like the next
+        score=SCORE.epoch(3),  # for loss="bce+gradient", like the next
         gradient_weight=0.5,
         noise="none",
         gain_of=SCORE.last(),

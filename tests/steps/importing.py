@@ -18,7 +18,7 @@ from dgflow.store.objects import ObjectStore
 
 
 class Take(ResultStep):
-    """Asks for a slice."""
+    """A consumer that reads a slice."""
 
     suffix: ClassVar[str] = ".txt"
 
@@ -34,17 +34,17 @@ def store() -> MemoryStore:
 
 
 def imported(part: Slice, store: ObjectStore):
-    """The rows of a slice, built as a run does."""
+    """Returns the rows of a slice, built as in a run."""
     return complete(Take(images=part), store).rows("images")
 
 
 def rows(step: ImportImages, start: int, stop: int, store: ObjectStore | None = None):
-    """Rows as the step's own builder makes them."""
+    """Returns rows as the step's own builder makes them."""
     return step.shard_builder(bound(step, store or MemoryStore(uuid.uuid4().hex)))(start, stop)
 
 
 def bound(step: ImportImages, store: ObjectStore) -> Bound:
-    """What the step reads, completed."""
+    """Completes and returns the inputs of the step."""
     known: dict[str, Bound | None] = {}
     for reference in step.inputs().values():
         complete(Take(images=reference) if isinstance(reference, Slice) else reference.step, store)
@@ -57,7 +57,7 @@ def bound(step: ImportImages, store: ObjectStore) -> Bound:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three classes of four 4 x 4 images; every pixel of image k of class c is 50 c + k."""
+    """Writes three classes of four 4 x 4 images; every pixel of image k of class c is 50 c + k."""
     for number, name in enumerate(["ant", "bee", "cat"]):
         (tmp_path / "images" / name).mkdir(parents=True)
         for item in range(4):

@@ -1,5 +1,5 @@
-"""What the steps that measure read, without a network: rows that are committed as the steps before would; and
-a pool without Ray."""
+"""Inputs of the measuring steps without a network: rows committed as the previous steps would commit them,
+and a pool without Ray."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SCORE = Pretrained(source="/score.safetensors", network=SongUNet(), image_size=2
 
 
 def rows_of(seed: int, count: int, width: int = 6, classes: int = 10) -> Columns:
-    """Columns of `Features`: features of long tails and not negative, as Inception's; uneven logits; images
-    all different."""
+    """Returns columns of `Features`: features with long tails, non-negative as Inception's; unequal logits;
+    images that all differ."""
     random = np.random.default_rng(seed)
     return {
         "label": random.permutation(count) % classes,
@@ -49,7 +49,7 @@ def rows_of(seed: int, count: int, width: int = 6, classes: int = 10) -> Columns
 
 
 def bound_rows(store: ObjectStore, name: str, columns: Columns, shard_size: int) -> BoundRows:
-    """These rows as a sealed slice of a step called `name`."""
+    """Returns these rows as a sealed slice of a step called `name`."""
     steps = StepStore(store, "features", sha256_hex(f"{name} {shard_size}".encode()))
     return _sealed(
         steps, Slice.model_construct(start=0, stop=len(columns["features"])), shard_size, columns, {}
@@ -57,19 +57,19 @@ def bound_rows(store: ObjectStore, name: str, columns: Columns, shard_size: int)
 
 
 def bound(store: ObjectStore, shard_size: int, **populations: Columns) -> Bound:
-    """What a step that measures reads, of rows in memory."""
+    """Returns the inputs of a measuring step, from rows in memory."""
     return Bound(
         {name: bound_rows(store, name, columns, shard_size) for name, columns in populations.items()}
     )
 
 
 def image_set(name: str, rows: int, **origin: Any) -> ImageSet:
-    """Images that nobody opens, since their features are there."""
+    """Returns images that are never opened, since their features are there."""
     return ImageSet(source=name, digest=sha256_hex(name.encode()), rows=rows, **origin)
 
 
 def generated(store: ObjectStore, start: int, stop: int, seed: int = 0, **fields: Any) -> Slice:
-    """A slice of samples, black images of 2 x 2 pixels, committed."""
+    """Commits a slice of samples, black images of 2 x 2 pixels."""
     step = Generate(score=SCORE, sampler=Heun(steps=2), seed=seed, **fields)
     count = stop - start
     commit(
@@ -88,14 +88,14 @@ def judged(
     front_end: Any = "adm",
     network: Weights = INCEPTION,
 ) -> None:
-    """Commit `columns` as the features of `part`, so that `Measure` finds them there."""
+    """Commits `columns` as the features of `part`, where `Measure` finds them."""
     step = Features(samples=part, network=network, front_end=front_end)
     commit(store, step[: part.rows], columns)
 
 
 def commit(store: ObjectStore, part: Slice, columns: Columns) -> None:
-    """Commit `columns` as the rows of a slice that begins with a shard. Weights before it are given a digest;
-    samples must be there."""
+    """Commits `columns` as the rows of a slice that starts at a shard. Weights behind it are given a digest;
+    samples must exist."""
     step, root, known = part.step, Root(store), {}
     assert isinstance(step, SampleStep)
     for node in graph(step):
@@ -134,15 +134,15 @@ def _sealed(
 
 
 def measured(store: ObjectStore, samples: Any, **fields: Any) -> MetricResult:
-    """What `Measure` gives, by the protocol `adm` and with Inception where nothing else is said."""
+    """Returns the result of `Measure`, by default with the protocol `adm` and Inception."""
     target = Measure(samples=samples, **({"features": INCEPTION, "protocol": "adm"} | fields))
     complete(target, store)
     return MetricResult.model_validate_json(result_of(target, store))
 
 
 def scattered(seed: int, workers: int) -> Spread:
-    """Workers in any order, results in another, and everything that travels travels as with Ray: pickled, and
-    arrays are read-only."""
+    """Runs workers in any order and returns results in another. Everything is transferred as with Ray:
+    pickled, and arrays are read-only."""
 
     def spread(
         make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]

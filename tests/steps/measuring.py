@@ -18,7 +18,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def store():
-    """With the features of SAMPLES and REFERENCE."""
+    """A store with the features of SAMPLES and REFERENCE."""
     store = MemoryStore(f"measure-{next(NUMBERS)}")
     judged(store, SAMPLES, FAKE)
     judged(store, REFERENCE, REAL)
@@ -27,7 +27,7 @@ def store():
 
 @pytest.fixture
 def small_protocols(monkeypatch):
-    """Protocols that take few images: 60 of the reference, 4 splits, 7 subsets of 50, and seed ranges of 40
+    """Sets protocols for few images: 60 of the reference, 4 splits, 7 subsets of 50, and seed ranges of 40
     samples."""
 
     def change(name, **fields):
@@ -38,8 +38,8 @@ def small_protocols(monkeypatch):
 
 
 def statistics_file(path, *, seed=5, width=6, spatial=3, known=True):
-    """A file of statistics; `known` as `StatisticsFile.at` makes it, else one at whose widths nobody
-    looked."""
+    """Returns a file of statistics: if `known`, as `StatisticsFile.at` makes it; else one whose widths were
+    not read."""
     arrays = {}
     for place, (mean, covariance, size) in enumerate((("mu", "sigma", width), ("mu_s", "sigma_s", spatial))):
         if size:

@@ -1,5 +1,5 @@
-"""The shipped recipes of the paper's systems, as tests call them: by file name, with the options that make
-another system of one."""
+"""The shipped recipes of the paper's systems, as tests call them: by file name, with the options that select
+another system."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @cache
 def recipe(name: str) -> Callable[..., Step]:
-    """The function `workflow` of a recipe's file."""
+    """Returns the function `workflow` of a recipe's file."""
     spec = importlib.util.spec_from_file_location(f"shipped_{name}", WORKFLOWS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     if str(WORKFLOWS) not in sys.path:
-        sys.path.append(str(WORKFLOWS))  # for recipes that read another one
+        sys.path.append(str(WORKFLOWS))  # for recipes that import another one
     spec.loader.exec_module(module)
     return module.workflow
 
 
 def built(system: str) -> Step:
-    """What the recipe of a system returns."""
+    """Returns the result of the recipe of a system."""
     name, options = SYSTEMS[system]
     return recipe(name)(**options)

@@ -18,8 +18,8 @@ def sealed(
     stop: int | None = None,
     name: str = "0",
 ) -> BoundRows:
-    """The rows [start, stop) of these columns, in shards; `name` is one hex digit, for several in one
-    store."""
+    """Seals the rows [start, stop) of these columns, in shards; `name` is one hex digit, to distinguish
+    several in one store."""
     steps, rows = StepStore(store, "import-images", name * 64), len(columns["label"])
     stop = rows if stop is None else stop
     keys = []
@@ -36,7 +36,7 @@ def sealed(
 
 
 def numbered(rows: int) -> Columns:
-    """Images of one pixel that tells its row by the first two colours, of one class."""
+    """Returns images of one pixel whose first two colours encode the row, of one class."""
     number = np.arange(rows)
     image = np.stack([number // 256, number % 256, number % 256], axis=-1).astype(np.uint8)[:, None, None, :]
     return {"label": np.zeros(rows, dtype=np.int64), "image": image}

@@ -1,5 +1,5 @@
 """A whole recipe on a network that was trained elsewhere: DDPM, a noisy classifier and a discriminator that
-share one time, a table."""
+use the same time, a table."""
 
 import pytest
 import tiny

@@ -77,7 +77,7 @@ def test_samples_do_not_depend_on_shards_and_batches(store):
 
 
 def test_all_of_a_sample_s_images_have_its_class(tmp_path):
-    """Of networks that know classes: the sample without a selection is one of those that are chosen from."""
+    """With networks that know classes, the sample without a selection is one of the candidates."""
     store = open_store(str(tmp_path / "root"))
     score = pretrained(tmp_path, "SongUNet", **SCORES["SongUNet"]).weights()
     head = discriminator(tmp_path, pretrained(tmp_path, "classifier", network=HEAD, num_classes=3)).weights()

@@ -1,5 +1,5 @@
-"""Bagging: a member trains on its own resample of the rows, each as often as it was drawn, and is measured on
-the rows that were not."""
+"""Bagging: a member is trained on its own resample of the rows, each as often as it was drawn, and measured
+on the rows out of bag."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ def drawn(step: TrainDiscriminator, name: str) -> np.ndarray:
 
 
 def philox_4x64(counter: list[int], key: list[int]) -> list[int]:
-    """Salmon et al. 2011, section 4.3, in Python's integers."""
+    """Computes Philox with Python's integers (Salmon et al. 2011, section 4.3)."""
     for _ in range(10):
         first, second = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
         low, high = (lambda value: value % 2**64), (lambda value: value >> 64)
@@ -53,7 +53,7 @@ def philox_4x64(counter: list[int], key: list[int]) -> list[int]:
 
 
 def test_philox_of_the_reference_below_gives_the_published_answer():
-    """The known answer for zeros of Random123, `kat_vectors`."""
+    """The reference is Random123's known answer for zeros, `kat_vectors`."""
     assert philox_4x64([0] * 4, [0] * 2)[0] == 0x16554D9ECA36314C
 
 
@@ -75,7 +75,7 @@ def test_draws_are_the_words_of_philox_scaled_to_the_rows(rows, seed, number, st
 def test_a_large_resample_draws_as_many_as_there_are_from_all_of_them():
     times = times_drawn(10**6, seed=0, number=1, stream=0)
     assert (len(times), times.sum()) == (10**6, 10**6)
-    # Poisson with mean 1, four standard errors.
+    # Poisson with mean 1; tolerance of four standard errors.
     for drawn in range(4):
         expected = math.exp(-1) / math.factorial(drawn)
         assert abs((times == drawn).mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / 10**6)
@@ -104,7 +104,7 @@ def test_number_and_seed_both_matter_and_real_and_fake_differ():
 
 @pytest.fixture(scope="module")
 def sixty():
-    """Rows 5 to 65 of a step, by the size of its shards."""
+    """Returns rows 5 to 65 of a step, for the given shard size."""
     return {size: sealed(MemoryStore(f"shards-of-{size}"), numbered(68), size, 5, 65) for size in (3, 7, 40)}
 
 
@@ -178,7 +178,7 @@ def test_an_epoch_is_that_of_all_rows_and_what_is_measured_is_out_of_bag():
     assert step.steps_per_epoch == 200 * 2 // 20
     left = min(int((drawn(step, name) == 0).sum()) for name in ("real", "fake"))
     assert step.held_out_items == 2 * step.levels * left
-    assert step.best().which == "best:held_out_loss"  # although `held_out` keeps none apart
+    assert step.best().which == "best:held_out_loss"  # although `held_out` is 0
 
 
 def test_a_member_that_is_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path):

@@ -1,4 +1,4 @@
-"""Cautions about settings that do not go with one another, told before a run."""
+"""Warnings, before a run, of settings that do not fit together."""
 
 from __future__ import annotations
 

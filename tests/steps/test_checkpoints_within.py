@@ -1,5 +1,5 @@
-"""Checkpoints within an epoch: what a kill costs, what comes after it to the bit, and which of several
-trainings' states a training goes on from."""
+"""Checkpoints within an epoch: the cost of a kill, bit-identical resumption, and the choice among the states
+of several trainings."""
 
 import contextlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 
-STEPS = 4  # of an epoch
+STEPS = 4  # per epoch
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def discriminator(epochs: int = 2) -> TrainDiscriminator:
 
 
 def small() -> TrainingTask:
-    """A training of a few numbers, with all that a state has: two moments, an average, a held-out loss."""
+    """Returns a training of a few numbers, with every kind of state: two moments, an average, a held-out
+    loss."""
     torch.manual_seed(0)
     network = torch.nn.Linear(3, 1)
 
@@ -71,14 +72,14 @@ def small() -> TrainingTask:
 
 
 class Run:
-    """Trainings in one root: the steps that they took, counted over all epochs from 0."""
+    """Trainings in one root: the steps that they ran, counted over all epochs from 0."""
 
     def __init__(self, store: ObjectStore, task: Callable[[], TrainingTask] = small) -> None:
         self.task, self.steps = task, StepStore(store, "train-score", "a" * 64)
 
     def train(self, save=(), crash=None, scale=1.0, meanwhile=None, epochs=2) -> list[int]:
-        """Train; after the steps in `save`, counted from 1, a checkpoint is asked for. `scale` changes the
-        bits, as another device does; `meanwhile` is called at the step `crash` in its place."""
+        """Trains; after the steps in `save`, counted from 1, a checkpoint is requested. `scale` changes the
+        bits, as another device does; `meanwhile` is called instead of the step `crash`."""
         task, taken = self.task(), []
         loss = task.loss
 
@@ -102,7 +103,7 @@ class Run:
         return {number: self.steps.receipt(key) for number, key in self.steps.done("epochs", {}).items()}
 
     def digests(self) -> dict[int, tuple[str, float, float]]:
-        """The digest of the weights, and the losses, by epoch."""
+        """Returns the digest of the weights, and the losses, by epoch."""
         names = ("train_loss", "held_out_loss")
         return {
             number: (receipt.rows_sha256, *(receipt.metrics[name] for name in names))
@@ -126,7 +127,7 @@ def test_a_kill_costs_the_steps_since_the_checkpoint_and_changes_no_bit_and_no_l
     calm, run = (Run(MemoryStore(f"{each}-{name}"), task) for each in ("calm", "killed"))
     calm.train()
     assert run.train(save=[1, 6], crash=7) == [0, 1, 2, 3, 4, 5, 6]
-    assert run.within() == [6]  # that of the finished epoch is forgotten
+    assert run.within() == [6]  # the checkpoint of the finished epoch is removed
     assert run.train() == [6, 7]
     assert run.digests() == calm.digests()
     assert run.within() == []
@@ -159,7 +160,7 @@ def test_a_crash_at_any_request_ends_in_the_same_bits(undisturbed, when):
         calm.train()
         assert calm.digests() == undisturbed
         assert calm.within() == []
-    assert requests > 20  # every one was met
+    assert requests > 20  # every request was tested
 
 
 def test_another_world_size_has_other_names():
@@ -176,7 +177,8 @@ def test_another_world_size_has_other_names():
 
 
 def test_a_training_whose_epoch_another_has_committed_in_other_bits_stops_and_goes_on_from_that():
-    """As on GPUs: both have the same epoch 1; the other commits epochs 2 and 3 while the first is paused."""
+    """As on GPUs, both trainings have the same epoch 1; the other commits epochs 2 and 3 while the first is
+    paused."""
     store = MemoryStore("two")
     first = Run(store)
     first.train(epochs=1)
@@ -185,7 +187,7 @@ def test_a_training_whose_epoch_another_has_committed_in_other_bits_stops_and_go
         alone.put(entry.key, store.get(entry.key))
     other = Run(store)
     taken = first.train(epochs=4, crash=5, meanwhile=lambda: other.train(scale=1.5, epochs=3))
-    assert taken == [4, 5, 6, 7]  # and not epoch 3 from weights that are not committed
+    assert taken == [4, 5, 6, 7]  # and not epoch 3 from uncommitted weights
     expected = Run(alone)
     expected.train(scale=1.5, epochs=3)
     assert first.digests() == expected.digests()
@@ -234,7 +236,7 @@ def test_the_first_batch_in_the_middle_of_a_pass_reads_the_shards_of_its_lanes_a
     )
     stream.take(300, torch.arange(2))
     stream.close()
-    assert len(set(read)) <= 2 * 2 + 2  # of 128: two lanes' shards, those that follow, and batches ahead
+    assert len(set(read)) <= 2 * 2 + 2  # of 128: two lanes' shards, the next ones, and prefetched batches
 
 
 class Clock:
@@ -245,7 +247,7 @@ class Clock:
 
 
 class Written:
-    """In the place of checkpoints: each takes 30 seconds to write."""
+    """Replaces the checkpoints: each takes 30 seconds to write."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.times = clock, []

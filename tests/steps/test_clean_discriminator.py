@@ -1,4 +1,4 @@
-"""Discriminators of clean samples: their training, what they are refused for, and the score they give."""
+"""Discriminators of clean samples: their training, their refusals, and the score that they give."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REFINED = dg.DiscriminatorGuidance(discriminator=DISC.last())
 
 
 def exact_log_ratio(points: Tensor) -> Tensor:
-    """log N(x; 0, s^2) - log N(x; m, s^2) = (1 / 2 - m x) / s^2 with |m| = 1."""
+    """Returns log N(x; 0, s^2) - log N(x; m, s^2) = (1 / 2 - m x) / s^2 with |m| = 1."""
     return (0.5 - points @ torch.tensor(APART)) / STD**2
 
 
@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
 
 @pytest.fixture(scope="module")
 def trained(store: ObjectStore) -> dg.TrainDiscriminator:
-    """Of points, with an epoch each of its metrics."""
+    """Returns a discriminator trained on points, and the metrics of each epoch."""
     step = dg.TrainDiscriminator(
         real=POINTS[:4_000],
         fake=OTHERS.model_copy(update={"shard_size": 4_000})[:4_000],
@@ -79,7 +79,7 @@ def test_its_logit_is_the_log_ratio_of_clean_samples(trained: dg.TrainDiscrimina
 
 
 def test_its_held_out_loss_is_near_the_least_there_can_be(trained: dg.TrainDiscriminator, store: ObjectStore):
-    """Real samples have log-ratios of N(KL, 2 KL), and the loss of fakes is the same by symmetry."""
+    """Real samples have log-ratios of N(KL, 2 KL); the loss of fakes is equal by symmetry."""
     item, _ = loaded(trained.best(), store)
     width = math.sqrt(2 * KL)
 
@@ -98,7 +98,7 @@ def test_its_held_out_loss_is_near_the_least_there_can_be(trained: dg.TrainDiscr
 
 
 class Spy(torch.nn.Module):
-    """Logits of 0; keeps what it is asked."""
+    """Returns logits of 0, and records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Spy(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def on_images(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dg.TrainDiscriminator:
-    """On the frozen features of a classifier of clean images."""
+    """Returns a discriminator on the frozen features of a classifier of clean images."""
     images = tiny.write_images(tmp_path_factory.mktemp("images") / "images.npz")
     features = dg.TrainClassifier(real=tiny.real(images)[:64], network=tiny.ENCODER, epochs=1, batch_size=16)
     fields = {"noise": "none", "features": features.last(), "epochs": 1}
@@ -297,7 +297,7 @@ def test_the_mean_log_ratio_of_exact_samples_is_the_divergence(store: ObjectStor
         (first(found, "model"), -KL),
     ):
         assert abs(values["log_ratio"] - expected) < 4 * values["error"]
-        # Log-ratios of either kind have the variance 2 KL.
+        # Log-ratios of both kinds have the variance 2 KL.
         count = 1_200 if values == first(found, "data") else 2_000
         assert values["error"] == pytest.approx(math.sqrt(2 * KL / count), rel=0.1)
     model = found["arms"]["model"]["log_ratio"]
@@ -323,7 +323,7 @@ def test_a_trained_one_tells_the_datas_samples_from_the_models(
 def test_the_best_of_four_by_a_trained_one_is_scored_as_the_largest_of_four_log_ratios(
     trained: dg.TrainDiscriminator, store: ObjectStore
 ):
-    """The model's samples have log-ratios of N(-KL, 2 KL); the largest of four normal numbers has the mean
+    """The model's samples have log-ratios of N(-KL, 2 KL); the maximum of four normal numbers has mean
     1.02938."""
     score = dg.ClosedForm(network=dg.MixtureScore(mixture=MODEL)).weights()
     chosen = dg.Generate(

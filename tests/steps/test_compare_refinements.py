@@ -1,5 +1,5 @@
-"""Methods with their settings at equal cost: the choice on other seeds than those reported, the base of no
-more cost, the front; from made-up evaluations."""
+"""Methods with their settings at equal cost: seeds of choice and report, the base at no more cost, the front;
+from made-up evaluations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_base_at_equal_cost_is_its_best_setting_of_no_more_operations() -> N
     fids = {"6 steps": 3.0, "8 steps": 2.0, "18 steps": 2.5}
     found = {cost: rival(list(costs), fids, costs, cost) for cost in (0.5, 1.0, 3.0, 9.0)}
     assert found == {0.5: "6 steps", 1.0: "6 steps", 3.0: "8 steps", 9.0: "8 steps"}
-    assert rival(list(costs), fids, costs, 2.0 - 1e-12) == "8 steps"  # a cost that was added in another order
+    assert rival(list(costs), fids, costs, 2.0 - 1e-12) == "8 steps"  # a cost summed in another order
     assert best(["18 steps", "6 steps"], fids | {"6 steps": 2.5}) == "18 steps"  # the first of equals
 
 
@@ -39,7 +39,7 @@ def test_the_front_are_the_points_that_no_other_one_beats(lower_is_better: bool,
 
 
 def test_the_interval_of_a_difference_is_students() -> None:
-    """t of 2 degrees of freedom at 0.975 is 4.3027 (any table)."""
+    """The quantile of Student's t with 2 degrees of freedom at 0.975 is 4.3027 (any table)."""
     found = difference([3.0, 4.0, 5.0], [1.0, 1.0, 1.0])
     assert found["per_seed"] == [2.0, 3.0, 4.0] and found["mean"] == 3.0
     assert found["interval"] == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
@@ -47,7 +47,7 @@ def test_the_interval_of_a_difference_is_students() -> None:
 
 
 def comparison(**fields: Any) -> dg.CompareRefinements:
-    """Plain sampling of two lengths, and guidance; nothing of it is made."""
+    """Plain sampling of two lengths, and guidance; nothing is executed."""
     source = Path("images.npz")
     guide = dg.DiscriminatorGuidance(discriminator=tiny.discriminator(source).last())
 
@@ -67,7 +67,7 @@ COSTS = {PLAIN: 3.0, LONGER: 7.0, GUIDED: 6.0}
 
 
 def results(selection: Mapping[str, float], report: Mapping[str, Sequence[float]]) -> Any:
-    """What the comparison reads, of made-up FIDs; precision is 1 / FID."""
+    """Returns the inputs of the comparison, with made-up FIDs; precision is 1 / FID."""
 
     def arm(fids: Sequence[float], seeds: Sequence[int], **others: Any) -> dict[str, Any]:
         metrics = {"fid": over_seeds(fids), "precision": over_seeds([1 / fid for fid in fids])}
@@ -91,7 +91,7 @@ REPORT = {PLAIN: [5.0, 5.1, 5.2], LONGER: [4.0, 4.1, 4.2], GUIDED: [3.0, 3.2, 3.
 
 
 def test_settings_are_chosen_on_the_selections_seeds_and_reported_on_others() -> None:
-    found = content({PLAIN: 4.0, LONGER: 5.0, GUIDED: 9.0}, REPORT)  # the order of the report is another
+    found = content({PLAIN: 4.0, LONGER: 5.0, GUIDED: 9.0}, REPORT)  # the report has another order
     rows = comparison().compared(found)
     assert json.loads(found)["chosen"] == {"plain": PLAIN, "guided": GUIDED}
     assert json.loads(found)["chosen_on"] == [5]
@@ -111,7 +111,7 @@ def test_its_figures_are_both_tables_and_each_metric_over_operations_with_its_fr
     choices, settings, *plots = step.figures(content({PLAIN: 5.0, LONGER: 4.0, GUIDED: 3.0}, REPORT))
     assert isinstance(choices, Table) and [row[0] for row in choices.rows] == ["plain", "guided"]
     assert isinstance(settings, Table) and [row[0] for row in settings.rows] == [PLAIN, LONGER, GUIDED]
-    assert (choices.marked, settings.marked) == ([1], [1, 2])  # plain's choice is beaten: it costs more
+    assert (choices.marked, settings.marked) == ([1], [1, 2])  # plain's choice is dominated: it costs more
     for plot, metric in zip(plots, (lambda fid: fid, lambda fid: 1 / fid), strict=True):
         assert isinstance(plot, Lines) and plot.front is not None
         assert [curve.label for curve in plot.curves] == ["plain", "guided"]

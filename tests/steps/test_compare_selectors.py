@@ -1,4 +1,4 @@
-"""FID by epoch beside what is measured without samples: choices, regrets and correlations, at toy size."""
+"""FID by epoch beside measurements without samples: choices, regrets and correlations, at toy size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dgflow.steps.judging.selectors import SELECTORS, verdict
 from dgflow.store.open import open_store
 
 SELECTOR = {selector.name: selector for selector in SELECTORS}
-METRICS = {  # by epoch; epoch 2 is best but for accuracy and, of course, the last
+METRICS = {  # by epoch; epoch 2 is best except by accuracy and by "last"
     epoch: {
         "held_out_loss": loss,
         "held_out_accuracy": accuracy,
@@ -39,7 +39,7 @@ METRICS = {  # by epoch; epoch 2 is best but for accuracy and, of course, the la
 
 
 def arm(training: TrainDiscriminator, epoch: int | None, seed: int, samples: int = 16) -> Slice:
-    """Samples guided by an epoch, None for none."""
+    """Returns samples guided by an epoch, None for no guidance."""
     terms = () if epoch is None else (DiscriminatorGuidance(discriminator=training.epoch(epoch)),)
     assert isinstance(training.fake, Slice)
     fake: Any = training.fake.step
@@ -65,7 +65,7 @@ def test_values_are_read_from_the_metrics_of_every_epoch() -> None:
         "gain_at_best_weight": {1: 1.0, 2: 1.8, 3: 0.8},
         "held_out_loss": {1: 0.6, 2: 0.5, 3: 0.7},
         "held_out_accuracy": {1: 0.6, 2: 0.6, 3: 0.8},
-        "calibration_error": pytest.approx({1: 0.1, 2: 0.05, 3: 0.2}),  # weighted by the items of a level
+        "calibration_error": pytest.approx({1: 0.1, 2: 0.05, 3: 0.2}),  # weighted by the items per level
         "last": {1: 1.0, 2: 2.0, 3: 3.0},
     }
     assert SELECTOR["gain"].values({1: METRICS[1], 2: {"held_out_loss": 0.5}}) is None
@@ -82,7 +82,7 @@ def test_the_choice_its_regret_and_its_correlation_follow_from_the_fids() -> Non
     last = verdict(SELECTOR["last"], {1: 1.0, 2: 2.0, 3: 3.0}, fids)
     assert last["choice"] == 3
     assert last["regret"] == {"mean": 7.0, "spread": pytest.approx(2**0.5), "per_seed": [6.0, 8.0]}
-    assert last["spearman"]["value"] == pytest.approx(-0.5)  # order 2, 1, 3 of FID against 3, 2, 1
+    assert last["spearman"]["value"] == pytest.approx(-0.5)  # the order 2, 1, 3 of FID against 3, 2, 1
     assert last["kendall"]["value"] == pytest.approx(-1 / 3)
 
 

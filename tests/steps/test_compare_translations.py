@@ -1,4 +1,4 @@
-"""CompareTranslations: distances and curves of images made by hand, its place in the table, and refusals."""
+"""CompareTranslations: distances and curves of handmade images, their place in the table, and refusals."""
 
 import json
 from dataclasses import dataclass, field
@@ -48,8 +48,8 @@ def comparison(**fields: Any) -> dg.CompareTranslations:
 
 @dataclass
 class Made:
-    """Inputs whose translations are a number of grey levels and a feature away from their sources: with both
-    `offset[arm, start]`, and one more for the second seed."""
+    """Inputs whose translations differ from their sources by a number of grey levels and by a feature value:
+    both by `offset[arm, start]`, and by one more for the second seed."""
 
     step: dg.CompareTranslations
     offset: dict[tuple[str, float], int]
@@ -79,7 +79,8 @@ class Made:
 
 
 def computed(step: dg.CompareTranslations) -> bytes:
-    """Unguided 10 and 20 away with FID 40 and 20, guided 16 and 26 away with FID 22 and 8."""
+    """Unguided translations are at distances 10 and 20 with FID 40 and 20, guided ones at 16 and 26 with FID
+    22 and 8."""
     offset = {("unguided", 0.2): 10, ("unguided", 0.5): 20, ("guided", 0.2): 16, ("guided", 0.5): 26}
     fid = {("unguided", 0.2): 40.0, ("unguided", 0.5): 20.0, ("guided", 0.2): 22.0, ("guided", 0.5): 8.0}
     inputs: Any = Made(step, offset, fid)
@@ -101,8 +102,8 @@ def test_distances_are_those_of_images_in_0_to_1_and_of_features_with_their_spre
 
 
 def test_the_lift_is_the_mean_gap_at_the_same_distance_seed_by_seed():
-    """From distance 16 to 20, which both reach, the unguided curve is 60 - 2 d and the guided one
-    22 - 1.4 (d - 16): 24 - 19.2 at the middle. The second seed lies one to the right and one up."""
+    """From distance 16 to 20, which both reach, the unguided curve is 60 - 2 d and the guided one 22 - 1.4 (d
+    - 16): 24 - 19.2 at the middle. The second seed is shifted by one in both directions."""
     step = comparison()
     lift = json.loads(computed(step))["lift"]["guided"]
     assert lift["perceptual"]["per_seed"] == pytest.approx([4.8, 4.8])
@@ -143,7 +144,7 @@ def test_the_table_has_a_row_of_each_arm_and_start_and_reads_what_it_measures():
     assert list(table.arms) == list(step.compared(computed(step)))
     assert table.beside == (step.result(),) and set(table.columns) >= {"fid", "l2", "perceptual"}
     measures = [node.step for node in graph(table) if isinstance(node.step, Measure)]
-    assert len(measures) == 8 + 2  # with source and floor; none is made twice
+    assert len(measures) == 8 + 2  # with source and floor; all are distinct
     inputs = step.inputs()
     for name, measure in table.measures.items():
         if name != "floor":

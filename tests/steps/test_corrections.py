@@ -68,7 +68,7 @@ def test_a_weight_of_1_and_a_range_without_steps_are_the_plain_sampler_bit_for_b
 
 
 def test_they_combine_with_a_discriminator_which_acts_on_what_they_correct(store):
-    """The ratio of N(1, s) to N(0.5, s), on samples of N(1.4, s): the mean moves by 0.5 at every level."""
+    """The ratio of N(1, s) to N(0.5, s), on samples of N(1.4, s), moves the mean by 0.5 at every level."""
     found = rows(generate(EXACT, AWAY), store)
     expected = rows(generate(score=score_of(1.9)), store)
     np.testing.assert_allclose(found["latent"], expected["latent"], atol=2e-3)
@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_networks_are_told_the_classes_that_they_know_under_every_sampler(folder, sampler):
-    """A score network without classes, one with, each guiding the other."""
+    """A score network without classes and one with classes guide each other."""
     store = open_store(str(folder / "root"))
     told = pretrained(folder, "SongUNet", **SCORES["SongUNet"]).weights()
     untold = pretrained(folder, "NCSNpp", **SCORES["NCSNpp"]).weights()
@@ -93,7 +93,7 @@ def test_networks_are_told_the_classes_that_they_know_under_every_sampler(folder
             rows(dg.Generate(guidance=guidance, **options), store, 4) for guidance in ((), (SCALED, away))
         )
         assert (plain["image"] != corrected["image"]).any()
-        assert set(corrected["label"]) <= {0, 1, 2}  # as one of them has classes
+        assert set(corrected["label"]) <= {0, 1, 2}  # since one of them has classes
 
 
 @pytest.mark.parametrize("sampler", ["DDPM", "Heun"])
@@ -112,7 +112,8 @@ def test_the_null_class_of_the_network_itself_is_classifier_free_guidance(folder
 
 
 def test_the_plan_counts_the_second_network_where_it_is_asked(store):
-    """EDM2's interval is 6 of 32 steps, each with two evaluations: 75 in all (Kynkäänniemi et al. 2024)."""
+    """EDM2's interval contains 6 of 32 steps, each with two evaluations: 75 in all (Kynkäänniemi et al.
+    2024)."""
     interval = AWAY.model_copy(update={"sigma_min": 0.19, "sigma_max": 1.61})
     step = generate(SCALED, interval, EXACT, sampler=dg.Heun(steps=32))
     (state,) = plan(step[:8], store)[-1:]
@@ -156,7 +157,7 @@ def test_the_likelihood_of_a_corrected_arm_is_that_of_its_gaussian(store):
     x = complete(measure, store).rows("real", ["latent"])["latent"][:, :, 0, 0].astype(float)
     variance = 0.3**2 + 0.02**2
     bits = ((x - [1.4, 0.0]) ** 2 / variance + np.log(2 * np.pi * variance)).sum(1).mean() / 4 / np.log(2)
-    assert arms["away"]["nll"][0] == pytest.approx(bits, abs=0.02)  # the ODE begins at N(0, 80^2)
+    assert arms["away"]["nll"][0] == pytest.approx(bits, abs=0.02)  # the ODE starts at N(0, 80^2)
     assert arms["plain"]["nll"][0] > bits + 1.0
     works = [(work.network.name, work.use) for work in measure.work(1)]
     assert works.count((OTHER.name, "gradient")) == 1
@@ -233,7 +234,7 @@ def test_a_norm_is_matched_to_a_term_and_not_to_a_correction():
 
 
 def test_a_network_for_other_noise_levels_is_refused_before_any_sample(folder):
-    """VE's networks begin at 0.02, and this sampler ends at 0.002."""
+    """VE's networks start at 0.02, and this sampler ends at 0.002."""
     told, other = (pretrained(folder, name, **SCORES[name]).weights() for name in ("SongUNet", "SongUNet VE"))
     away = dg.NetworkGuidance(network=other, weight=2.0)
     step = dg.Generate(score=told, guidance=(away,))
@@ -254,7 +255,7 @@ SELECTIONS = {
 
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
 def test_what_selections_count_of_a_second_network_does_not_depend_on_batches(store, selection):
-    """Rows of one batch of a rejection stand at several levels, in the range and outside."""
+    """Rows of one batch of a rejection are at several levels, inside and outside the range."""
     step = generate(**REFINED, selection=selection, shard_size=24)
     found, other = (rows(step.model_copy(update={"batch_size": size}), store, 24) for size in (24, 2))
     for name in ("score_evaluations", "guide_evaluations"):

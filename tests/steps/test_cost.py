@@ -1,4 +1,4 @@
-"""Cost: operations of training and of sampling, by arm, against counts by hand and published figures."""
+"""Cost: operations of training and of sampling, by arm, against hand counts and published figures."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def guided(training: dg.TrainDiscriminator) -> dg.Generate:
 
 
 def test_sampling_takes_the_published_operations_of_a_network_per_evaluation():
-    """118.64 G multiply-adds (Peebles & Xie 2023, table 4), twice a step for classifier-free guidance."""
+    """118.64 G multiply-adds (Peebles & Xie 2023, table 4), twice per step for classifier-free guidance."""
     free = dg.ClassifierFree(scale=1.5)
     step = dg.Generate(score=dg.official("dit-xl-2-256"), sampler=dg.DDPM(respacing="4"), guidance=(free,))
     found = costs(dit=(step[:10],))["dit"]
     assert found["sampling"]["mean"] == pytest.approx(2 * 4 * 2 * 118.64, rel=1e-3)
-    assert found["training"]["mean"] == 0.0  # not here
+    assert found["training"]["mean"] == 0.0  # not trained here
 
 
 def test_training_takes_all_epochs_of_every_network_and_the_samples_that_it_learns_from():
@@ -70,7 +70,7 @@ def test_training_takes_all_epochs_of_every_network_and_the_samples_that_it_lear
     assert found["guided"]["training"]["mean"] == pytest.approx(sum(expected) / 1e12)
     assert found["plain"]["training"]["mean"] == pytest.approx(expected[0] / 1e12)
     assert found["plain"]["sampling"]["mean"] == pytest.approx(5 * flop(score, "forward") / 1e9)
-    # The discriminator guides in the first order alone, and not at the last level, 0.002.
+    # The discriminator guides only in the first order, and not at the last level, 0.002.
     more = found["guided"]["sampling"]["mean"] - found["plain"]["sampling"]["mean"]
     assert more == pytest.approx(2 * flop(training, "gradient") / 1e9)
     (table,) = dg.Cost(arms=arms).figures(content(**arms))
@@ -113,7 +113,7 @@ def test_it_stands_in_the_table_and_its_step_is_for_all_arms():
 
 
 class Counted(SelectionSpec):
-    """A selection that nothing is drawn by."""
+    """A selection that draws nothing."""
 
     def select(self, run: Any, start: int, stop: int, inputs: Bound) -> Any:
         raise NotImplementedError
@@ -189,7 +189,7 @@ def test_measurements_behind_an_arm_count_with_its_trainings():
     reads: Any = SimpleNamespace(rows=lambda name, columns: recorded)
     cost = dg.Cost(arms=arms)
     found = cost.compared(cost.compute(reads, here, MemoryStore("cost")))
-    # As its plan says: 10 paths of 5 evaluations, with a log-ratio at each of 4 positions.
+    # As in its plan: 10 paths of 5 evaluations, with a log-ratio at each of 4 positions.
     score, looked = flop(tiny.score(IMAGES), "forward"), flop(training, "forward")
     more = found["rejection"]["training"]["mean"] - found["counted"]["training"]["mean"]
     assert more == pytest.approx(10 * (5 * score + 4 * looked) / 1e12)

@@ -1,4 +1,4 @@
-"""What a plan costs: against published figures, closed forms, and what a finished run left on the disk."""
+"""Costs of a plan: against published figures, closed forms, and the files of a finished run."""
 
 import pytest
 import tiny
@@ -31,7 +31,7 @@ def flops(step, use: Use = "forward"):
 
 
 def plans_of(target):
-    """Of an empty root."""
+    """Returns the plans for an empty root."""
     return plan(target, MemoryStore("costs"))
 
 
@@ -90,7 +90,7 @@ def test_backward_passes_cost_what_they_compute():
     spec = dg.ADMEncoder(model_channels=64, num_res_blocks=2, attention_resolutions=(), channel_mult=(1, 2))
     step = dg.Pretrained(source="/nowhere.pt", network=spec, image_size=16, num_classes=10)
     forward = flops(step)
-    first = 2 * 16 * 16 * 9 * 3 * 64  # of whose input no training needs the gradient
+    first = 2 * 16 * 16 * 9 * 3 * 64  # no training needs the gradient of its input
     assert flops(step, "gradient") == pytest.approx(2 * forward, rel=0.01)
     assert flops(step, "train") == pytest.approx(3 * forward - first, rel=0.01)
 
@@ -104,7 +104,7 @@ def test_training_on_frozen_features_pays_for_their_forward_pass_alone():
     forward, train = flops(on_features), flops(on_features, "train")
     heads = forward - flops(
         official("dg-cifar10-classifier").step
-    )  # small against the features: 0.2 of 13 GFLOP
+    )  # small compared with the features: 0.2 of 13 GFLOP
     assert 0 < heads < 0.05 * forward
     assert train == pytest.approx(forward + 2 * heads, rel=0.02)
 
@@ -200,7 +200,7 @@ def test_hours_and_money_are_operations_over_the_assumed_rate():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The toy recipe, its plan before, and its root after a run."""
+    """Returns the toy recipe, its plan before the run, and its root after the run."""
     folder = tmp_path_factory.mktemp("costs")
     store = open_store(str(folder / "root"))
     target = tiny.workflow(str(tiny.write_images(folder / "images.npz")), samples=16, epochs=2)
@@ -220,7 +220,7 @@ def test_nothing_takes_more_room_than_was_said_before(finished):
         )
         estimate = estimates.get(then.step.fingerprint)
         bound = then.stored_bytes if estimate is None or estimate.bytes is None else estimate.bytes
-        if bound is not None:  # the listing of a source that may hold any number of images
+        if bound is not None:  # the listing of a source with any number of images
             assert kept <= bound, (now.step.name, kept, bound)
 
 

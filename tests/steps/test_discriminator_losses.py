@@ -1,4 +1,5 @@
-"""The loss of a discriminator in its step: what an epoch records, chance, and the choice of an epoch."""
+"""The loss of a discriminator in its step: the metrics of an epoch, the value at chance, and the choice of an
+epoch."""
 
 import math
 
@@ -19,7 +20,7 @@ EPOCHS = 2
 
 @pytest.fixture(scope="module", params=["bce", "lsif", "ukl"])
 def trained(request, tmp_path_factory):
-    """A discriminator of each loss, and the metrics of its epochs."""
+    """Returns a discriminator of each loss, and the metrics of its epochs."""
     folder = tmp_path_factory.mktemp(request.param)
     step = tiny.discriminator(tiny.write_images(folder / "images.npz"), EPOCHS)
     step = step.model_copy(update={"network": HEAD, "loss": request.param, "learning_rate": 1e-6})
@@ -31,8 +32,8 @@ def trained(request, tmp_path_factory):
 
 
 def test_the_held_out_loss_of_a_head_that_knows_nothing_is_chance_in_its_own_units(trained):
-    """It begins at a logit of 0, and a learning rate of 1e-6 leaves it there. By hand: log 2;
-    (-1 + 1 / 2) / 2; (0 + 1) / 2."""
+    """The logit starts at 0, and a learning rate of 1e-6 keeps it there. By hand: log 2; (-1 + 1 / 2) / 2; (0
+    + 1) / 2."""
     step, _, epochs = trained
     chance = {"bce": math.log(2), "lsif": -0.25, "ukl": 0.5}[step.loss]
     assert step.chance == CHANCE[step.loss] and step.chance.loss == chance

@@ -1,5 +1,5 @@
-"""Latents of images and images of latents: what the autoencoder says, both flips, and what is refused when a
-recipe is built."""
+"""Latents of images and images of latents: the autoencoder's output, both flips, and refusals when a recipe
+is built."""
 
 import sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def encode(folder: Path, spec: AutoencoderSpec = SD, **fields: Any) -> Encode:
 
 
 def samples(folder: Path, **fields: Any) -> dg.Generate:
-    """Latents of the shape of `SD`'s."""
+    """Returns latents of the shape of `SD`'s."""
     score = pretrained(
         folder,
         "DiT",
@@ -67,7 +67,7 @@ def network_of(weights: dg.Pretrained) -> Any:
 
 
 def made(step: Any) -> tuple[Columns, Bound]:
-    """All rows of a step, and what it reads."""
+    """Returns all rows of a step, and its inputs."""
     inputs = complete(step, MemoryStore(uuid4().hex))
     return step.shard_builder(inputs)(0, step.length), inputs
 
@@ -121,7 +121,7 @@ def test_mirror_images_trade_places_with_their_flips(tmp_path):
     )
     assert (
         abs(rows["mean"][0, :, :, ::-1] - rows["mean_flipped"][0]).max() > 1e-3
-    )  # the flip of a latent is not the latent of the flip
+    )  # the flip of a latent differs from the latent of the flip
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def test_decoded_images_are_the_autoencoders_own_with_label_and_log_ratio_carrie
     assert rows["image"].dtype == np.uint8 and rows["image"].shape == (7, SIDE, SIDE, 3)
     assert (
         abs(rows["image"] - expected).max() <= 1 and (rows["image"] == expected).mean() > 0.999
-    )  # where a rounding falls to the other side
+    )  # values that round in the other direction
     assert (rows["index"] == np.arange(7)).all()
     assert (rows["label"] == read["label"]).all() and (rows["log_ratio"] == read["log_ratio"]).all()
 
@@ -190,7 +190,7 @@ def test_edm2_s_latents_are_normalised_by_channel_and_its_pixels_cut_off(tmp_pat
     expected = 255 * network.decode(stored).sample.clamp(0, 1).permute(0, 2, 3, 1)
     sure = (expected - expected.round()).abs() > 1e-2
     assert (decoded["image"] == expected.to(torch.uint8).numpy())[sure.numpy()].all()
-    assert float(sure.float().mean()) > 0.3  # of random weights, others are below 0
+    assert float(sure.float().mean()) > 0.3  # with random weights, others are below 0
 
 
 @pytest.mark.parametrize("spec", [SD, HIERARCHICAL], ids=lambda spec: type(spec).__name__)

@@ -1,5 +1,5 @@
-"""Encode that reads images straight from their source: the latents of stored images bit for bit, with all of
-the import's care, and no pixels in the root."""
+"""Encode that reads images directly from their source: bit-identical to the latents of stored images, with
+all checks of the import, and no pixels in the root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tree(pixels: np.ndarray) -> dict[str, bytes]:
 
 
 def source(folder: Path, form: str) -> str:
-    """The same pictures, larger than they are prepared, in a folder, a zip or Parquet's row groups."""
+    """Writes the same pictures, larger than the prepared size, to a folder, a zip or Parquet's row groups."""
     path = folder / f"pictures.{form}"
     if form == "zip":
         write_zip(path, tree(PIXELS))
@@ -68,7 +68,7 @@ def store() -> MemoryStore:
 
 
 def sealed(step: Encode, store: MemoryStore) -> Manifest:
-    """The manifest of all its latents, which are made."""
+    """Makes all its latents; returns their manifest."""
     complete(Take(images=step.all()), store)
     found = Root(store).step_store(step)
     return next(
@@ -77,7 +77,7 @@ def sealed(step: Encode, store: MemoryStore) -> Manifest:
 
 
 def both(images: Slice, vae: Weights, **fields) -> list[Encode]:
-    """The step with stored pixels, and without."""
+    """Returns the step with stored pixels, and the step without."""
     return [
         Encode(images=images, vae=vae, shard_size=7, batch_size=3, keep_pixels=keep, **fields)
         for keep in (True, False)
@@ -89,7 +89,7 @@ def test_latents_are_those_of_stored_images_to_the_last_bit_and_no_pixels_are_ke
     images = images_of(source(tmp_path, form))[2:16]
     stored, direct = both(images, vae)
     first, second = (MemoryStore(uuid4().hex) for _ in range(2))
-    assert sealed(stored, first).digest == sealed(direct, second).digest  # of labels and latents
+    assert sealed(stored, first).digest == sealed(direct, second).digest  # covers labels and latents
     kinds = {name.rpartition("-")[0] for name in step_names(second)}
     assert kinds == {"list-images", "pretrained", "encode", "take"}
     assert stored.fingerprint == direct.fingerprint and stored.variant != direct.variant

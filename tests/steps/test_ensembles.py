@@ -51,7 +51,7 @@ class Networks:
         return self.file(f"head-{number}", HEAD, number, fields | changes)
 
     def file(self, name: str, head: dg.ADMEncoder, number: int, fields: dict[str, Any]) -> Weights:
-        """The weights of a file of random numbers, with the seed `number`."""
+        """Returns the weights of a file of random numbers, with the seed `number`."""
         path = self.folder / f"{name}.safetensors"
         step = dg.Pretrained(source=str(path), **fields)
         torch.manual_seed(number)
@@ -59,7 +59,7 @@ class Networks:
         return step.weights()
 
     def generate(self, discriminator: Any, **fields: Any) -> dg.Generate:
-        """Guided samples; settings that are no field of `Generate` are the guidance's."""
+        """Returns guided samples; settings that are not fields of `Generate` are the guidance's."""
         own = {name: fields.pop(name) for name in list(fields) if name in dg.Generate.model_fields}
         guide = dg.DiscriminatorGuidance(
             discriminator=discriminator, **{"weight": 40.0, "second_order_weight": 20.0, **fields}
@@ -96,7 +96,7 @@ def test_every_sampler_takes_an_ensemble(networks, sampler, combine):
 
 @pytest.mark.parametrize("combine", COMBINE)
 def test_the_column_log_ratio_is_the_combined_one(networks, combine):
-    """Of guidance too weak to move a sample: the members' own columns are of the same samples."""
+    """The guidance is too weak to move a sample, so the members' own columns are of the same samples."""
     weak: dict[str, Any] = {"weight": 1e-12, "second_order_weight": 0.0}
     members = (networks.a, networks.b, networks.alone)
     columns = [networks.rows(networks.generate(member, **weak))["log_ratio"] for member in members]
@@ -126,7 +126,7 @@ def test_a_sample_does_not_depend_on_its_batch(networks):
         for size, start, stop in ((4, 0, 4), (4, 0, 1), (4, 1, 4))
     )
     together = np.concatenate([part["image"] for part in parts]).astype(int)
-    assert abs(together - whole["image"]).max() <= 1  # a grey level, where a rounding falls on the other side
+    assert abs(together - whole["image"]).max() <= 1  # one grey level, if rounding differs
     np.testing.assert_allclose(
         np.concatenate([part["log_ratio"] for part in parts]), whole["log_ratio"], rtol=1e-4, atol=1e-5
     )
@@ -157,13 +157,13 @@ def test_out_of_memory_halves_the_batch_of_an_ensemble(networks, monkeypatch):
 
 
 def loaded(networks: Networks, members: Sequence[Weights]) -> list[nn.Module]:
-    """The members as a worker has them."""
+    """Returns the members as a worker has them."""
     bound = SharedNetworks(complete(networks.generate(tuple(members)), networks.store).items)
     return [bound.network(f"guidance.0.discriminator.{number}") for number in range(len(members))]
 
 
 def answer(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of two samples, and the gradient of their sum."""
+    """Returns logits of two samples, and the gradient of their sum."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(2, 3, 8, 8, generator=generator, requires_grad=True)
     logits = module(x, torch.tensor([0.2, 0.7]), torch.tensor([0, 2]))
@@ -188,7 +188,7 @@ def test_shared_features_are_computed_once_and_give_what_separate_ones_give(netw
 
 
 class Whole(dg.Discriminator):
-    """A discriminator whose features are trained on with its head: all of it is kept."""
+    """A discriminator whose features are trained with its head, so all of it is stored."""
 
     def kept(self, network: Any) -> nn.Module:
         return network
@@ -206,7 +206,7 @@ def test_features_that_were_trained_on_are_a_network_of_their_own(networks):
 
 
 def test_one_classifier_that_was_trained_twice_is_two_networks(networks):
-    """The same step and another file: the bytes decide, not the recipe."""
+    """The same step with another file: the bytes decide, not the recipe."""
     step = networks.generate((networks.a, networks.b))
     bound = complete(step, networks.store)
     name = "guidance.0.discriminator.1"
@@ -281,7 +281,7 @@ def test_a_pilot_times_the_heads_too(networks, monkeypatch):
     assert sorted(line.split(" of ")[0] for line in told if "head" in line) == [
         "pilot: gradient",
         "pilot: head-gradient",
-    ]  # in the order of the networks' fingerprints, which know the folder
+    ]  # in the order of the networks' fingerprints, which depend on the folder
     assert costs.steps[step.fingerprint].seconds > 0
 
 
@@ -319,7 +319,7 @@ def test_presets_take_several_discriminators_with_the_settings_of_one(networks, 
 
 
 def other_members(networks: Networks) -> dict[str, tuple[Weights, str]]:
-    """A second member that cannot guide together with `networks.a`, and what is said."""
+    """Yields second members that cannot guide together with `networks.a`, with the error."""
 
     def unread(**fields: Any) -> Weights:
         return dg.Pretrained(source="net.pt", **{**IMAGES, **fields}).weights()

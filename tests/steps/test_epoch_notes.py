@@ -1,4 +1,5 @@
-"""The step and the loss within an epoch, in the note of the attempt at it: rare, on a simulated clock."""
+"""The step and the loss within an epoch, in the note of the attempt: at long intervals, on a simulated
+clock."""
 
 import pytest
 import tiny
@@ -63,7 +64,7 @@ def test_the_age_of_an_epoch_is_by_the_clock_of_its_own_host():
 
 
 def test_a_training_notes_its_steps_and_its_loss(tmp_path, monkeypatch):
-    """Every step is noted here; the last note's loss is what the epoch's receipt has."""
+    """Here every step is noted; the last note's loss equals that of the epoch's receipt."""
     monkeypatch.setattr(notes, "FIRST_SECONDS", -1.0)
     monkeypatch.setattr(notes, "NOTE_SECONDS", -1.0)
     score, store = (

@@ -1,4 +1,4 @@
-"""`dgflow export` of weights: what another tool reads is what the root holds, and comes back as it was."""
+"""`dgflow export` of weights: another tool reads what the root holds, and an import restores it unchanged."""
 
 import hashlib
 import json

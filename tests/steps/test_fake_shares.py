@@ -1,5 +1,5 @@
-"""A discriminator against several slices of fakes: shares of a batch and of the held-out pairs, and what its
-logit is then the ratio of."""
+"""A discriminator against several slices of fakes: shares of a batch and of the held-out pairs, and the ratio
+that its logit then is."""
 
 import math
 
@@ -32,7 +32,7 @@ def mixed(**fields) -> dg.TrainDiscriminator:
 
 @pytest.fixture(scope="module")
 def bound() -> Bound:
-    """Images that tell their rows, in shards of 8."""
+    """Returns images that encode their rows, in shards of 8."""
     slices = enumerate(ROWS.items())
     store = MemoryStore("mixed")
     return Bound({name: sealed(store, numbered(rows), 8, name=str(kind)) for kind, (name, rows) in slices})
@@ -51,7 +51,7 @@ def data(step: dg.TrainDiscriminator, bound: Bound) -> RealAndFake:
 
 
 def rows(images: torch.Tensor) -> list[int]:
-    """The rows that `numbered` images tell."""
+    """Returns the rows that `numbered` images encode."""
     values = ((images[:, :, 0, 0] + 1) * 127.5).round().long()
     return (values[:, 0] * 256 + values[:, 1]).tolist()
 
@@ -137,7 +137,7 @@ def test_held_out_pairs_are_as_many_as_the_shares_allow_and_take_the_last_rows_o
 
 
 class Exact(nn.Module):
-    """The exact log-ratio, at the time that a discriminator is given."""
+    """The exact log-ratio, at the time that a discriminator receives."""
 
     def __init__(self, real: dg.GaussianMixture, model: dg.GaussianMixture) -> None:
         super().__init__()
@@ -149,8 +149,8 @@ class Exact(nn.Module):
 
 
 def test_the_held_out_pairs_are_calibrated_for_the_ratio_to_the_mixture_and_for_no_other():
-    """With the exact log-ratio of real to the mixture, E[(sigmoid(logit) - is_real) f] = 0 for every f of the
-    noisy point; of the wrong mixture it is not. f: the side that the point lies on."""
+    """With the exact log-ratio of real to the mixture, E[(sigmoid(logit) - is_real) f] = 0 for every function
+    f of the noisy point; for the wrong mixture it is not. Here f is the side that the point lies on."""
     centres, std = ((-1.5, 0.0), (1.5, 0.0)), 0.5
     real = dg.GaussianMixture(means=centres, stds=(std, std), weights=(0.5, 0.5))
     sides = [dg.GaussianMixture(means=(centre,), stds=(std,), weights=(1.0,)) for centre in centres]
@@ -175,7 +175,8 @@ def test_the_held_out_pairs_are_calibrated_for_the_ratio_to_the_mixture_and_for_
     items = torch.arange(step.held_out_items)
 
     def z(first: float) -> float:
-        """Mean over standard error of (probability - is_real) where the logit calls for the right side."""
+        """Returns mean over standard error of (probability - is_real) where the logit favours the right
+        side."""
         model = real.model_copy(update={"weights": (first, 1 - first)})
         values = task.measure(Exact(real, model), items)
         right = values["logit"] < 0

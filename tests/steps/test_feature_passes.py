@@ -1,5 +1,5 @@
-"""Passes over stored features: the same bits however the rows lie in shards, whoever works and in whatever
-order results come back."""
+"""Passes over stored features: the same bits for any division into shards, any workers, and any order of
+results."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from dgflow.steps.judging import feature_passes
 from dgflow.steps.judging.feature_passes import Population, influence, kernel_distances, neighbours, summed
 from dgflow.store.memory import MemoryStore
 
-# Torch warns of arrays that cannot be written to, and those that Ray hands out cannot.
+# Torch warns of read-only arrays, such as those that Ray returns.
 pytestmark = pytest.mark.filterwarnings("error:.*not writable")
 
 REAL, FAKE = rows_of(1, 2_300), rows_of(2, 2_600)
@@ -44,7 +44,7 @@ def spread(request, monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """OpenAI's blocks of 10,000 rows, of 300."""
+    """Reduces OpenAI's blocks of 10,000 rows to 300."""
     monkeypatch.setattr(in_memory, "BLOCK_ROWS", 300)
     monkeypatch.setattr(feature_passes, "BLOCK_ROWS", 300)
 
@@ -113,7 +113,7 @@ def test_kernel_distances_are_those_of_the_rows_in_memory(stored, spread):
 
 def test_held_rows_are_those_at_the_positions(stored, spread):
     positions = np.sort(np.random.default_rng(0).permutation(2_300)[:150])
-    positions = positions[(positions < 1000) | (positions >= 2000)]  # a whole item without any
+    positions = positions[(positions < 1000) | (positions >= 2000)]  # a whole item without any position
     found = Population.at(positions, stored, "reference", spread)
     assert found.rows == len(positions)
     np.testing.assert_array_equal(found.block(0, found.rows), REAL["features"][positions])
@@ -130,8 +130,8 @@ def test_neighbours_of_held_rows_are_those_of_the_rows_in_memory(stored, spread)
 @pytest.mark.parametrize("shard_size", [37, 1000])
 @pytest.mark.parametrize("name", SPREADS)
 def test_openais_rounding_is_that_of_the_rows_in_memory(name, shard_size):
-    # Of the blocks of 300, some overflow float16 and some do not, and rounding makes ties: another cut gives
-    # other numbers.
+    # Of the blocks of 300, some overflow float16 and some do not, and rounding makes ties: another division
+    # gives other numbers.
     real, fake = (rows["features"][:count] + 4 for rows, count in ((REAL, 650), (FAKE, 700)))
     real[5], fake[310] = 400.0, 500.0
     stored = bound(
@@ -158,8 +158,8 @@ def test_memory_does_not_grow_with_the_rows():
 
 
 def _peaks(few: int, many: int) -> list[float]:
-    """Peak memory in MB of sums and neighbours over so many stored rows of 256 features, and then of as many
-    as `many`, in a process of its own."""
+    """Returns the peak memory in MB of sums and neighbours over that many stored rows of 256 features, and
+    then over `many` rows, in a separate process."""
     program = f"""
 import resource
 import sys

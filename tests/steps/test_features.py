@@ -1,5 +1,5 @@
-"""Features of images from every kind of source, with Inception and with a classifier; and what names images
-that lie outside a root."""
+"""Features of images from every kind of source, with Inception and with a classifier; and the names of images
+outside a root."""
 
 import io
 import subprocess
@@ -36,7 +36,7 @@ LABELS = np.array([3, 1, 4, 1])
 
 
 def blocks(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
-    """An image of coarse blocks with noise: uint8 [H, W, C]."""
+    """Returns an image of coarse blocks with noise: uint8 [H, W, C]."""
     random = np.random.default_rng([seed, height, width])
     coarse = random.integers(0, 256, (-(-height // 8), -(-width // 8), channels))
     whole = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
@@ -53,7 +53,7 @@ MIXED = [
 
 
 def columns_of(step: Features, store: Any, start: int = 0, stop: int | None = None) -> Columns:
-    """The rows [start, stop) of features, all of them by default, made here from what the step reads."""
+    """Returns the rows [start, stop) of features, by default all, computed here from the step's inputs."""
     return step.shard_builder(complete(step, store))(start, step.length if stop is None else stop)
 
 
@@ -78,8 +78,8 @@ def fast(network) -> InceptionV3Module:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, str]:
-    """The same four images as an npz, a zip and a step of a run; and a folder of four images that have little
-    in common."""
+    """Returns the same four images as an npz, a zip and a step of a run, and a folder of four images with
+    little in common."""
     folder = tmp_path_factory.mktemp("images")
     np.savez(folder / "images.npz", arr_0=PIXELS, arr_1=LABELS)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -102,7 +102,7 @@ def sources(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def found(network, sources, tmp_path_factory) -> dict[str, Columns]:
-    """Columns of Inception's features by source."""
+    """Returns columns of Inception's features by source."""
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(network.state_dict()))
     spec = network_specs.InceptionV3()
@@ -173,7 +173,7 @@ def test_images_of_one_colour_are_marked_and_equal_images_have_equal_digests(fou
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory) -> tuple[Path, Weights, MemoryStore]:
-    """Images, a classifier of them, and where it is."""
+    """Returns images, a classifier of them, and its location."""
     source = write_images(tmp_path_factory.mktemp("judge") / "images.npz")
     step, store = (
         TrainClassifier(real=real(source)[:64], network=JUDGE, epochs=1, batch_size=16),

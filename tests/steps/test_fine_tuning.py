@@ -1,4 +1,4 @@
-"""A discriminator whose features learn with its head, from the weights of a classifier on."""
+"""A discriminator whose features are trained with its head, from the weights of a classifier."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class Trained(NamedTuple):
 
 
 def steps(images: Path) -> tuple[dg.TrainDiscriminator, dg.TrainDiscriminator]:
-    """A discriminator on frozen features, and the same on features that learn."""
+    """Returns a discriminator on frozen features, and the same on trainable features."""
     classifier = dg.TrainClassifier(
         real=tiny.real(images)[:64], network=tiny.ENCODER, epochs=1, batch_size=16
     )
@@ -63,7 +63,7 @@ def test_features_begin_as_given_and_learn_where_they_are_fine_tuned(trained: Tr
 
 
 def test_each_member_of_an_ensemble_is_asked_with_its_own_features(trained: Trained) -> None:
-    """One is on the features that the other's began as; alone they are loaded apart from each other."""
+    """One member is on the features that the other's started from; alone they are loaded separately."""
     guides = (trained.tuned.last(), trained.frozen.last())
     together = log_ratios(trained, guides)
     alone = torch.stack([log_ratios(trained, guide) for guide in guides])
@@ -72,7 +72,7 @@ def test_each_member_of_an_ensemble_is_asked_with_its_own_features(trained: Trai
 
 
 def log_ratios(trained: Trained, guides: Any) -> Tensor:
-    """Of eight samples, with a weight that is too small to move them."""
+    """Returns the log-ratios of eight samples, with a weight that is too small to move them."""
     term = dg.DiscriminatorGuidance(discriminator=guides, weight=1e-12)
     generate = trained.tuned.fakes[0].step.model_copy(update={"seed": 9, "guidance": (term,)})
     bound = complete(generate[:8], trained.store)

@@ -1,4 +1,4 @@
-"""Weights and windows that Gain chooses: what they are, what they make stale, and what is refused."""
+"""Weights and windows that Gain chooses: their values, the steps that they make stale, and refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def guided(weights: Weights, scored: Weights, **fields) -> Generate:
 
 
 def gain_of(*levels: tuple[float, float], error: float = 0.01) -> MeasuredGain:
-    """By agreement and energy of levels of a factor of 10 from sigma = 0.1 on."""
+    """Returns Gain from agreement and energy of levels of a factor of 10 from sigma = 0.1 on."""
     covariance = (error**2, 0.0, error**2)
     parts = [
         LevelGain(10.0 ** (number - 1), 10.0**number, GainCurve(*level, covariance))
@@ -83,7 +83,7 @@ def test_before_the_choice_the_whole_window_counts():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A root with a trained discriminator, and samples that its Gain guides."""
+    """Returns a root with a trained discriminator, and samples guided by its Gain."""
     folder = tmp_path_factory.mktemp("guided")
     source, store = write_images(folder / "images.npz"), open_store(str(folder / "root"))
     step = discriminator(source, epochs=2).model_copy(update={"gain_of": score(source).last()})
@@ -93,7 +93,7 @@ def finished(tmp_path_factory):
 
 
 def replaced(step, store, measured: MeasuredGain) -> None:
-    """Another Gain of the last epoch in the place of the one that was recorded."""
+    """Replaces the recorded Gain of the last epoch."""
     steps = Root(store).step_store(step)
     key = next(
         entry.key
@@ -138,7 +138,7 @@ def test_shards_of_another_choice_are_not_taken_for_fresh_and_the_plan_says_why(
 
 
 def complete_slice(samples, store) -> dict[str, np.ndarray]:
-    """Make and seal a slice; its images."""
+    """Makes and seals a slice; returns its images."""
     root, bound = Root(store), plan(samples, store)[-1].bound
     assert bound is not None
     steps = root.step_store(samples.step)

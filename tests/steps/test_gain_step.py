@@ -1,4 +1,5 @@
-"""Gain as a step: of networks in closed form against quadrature, of ensembles, and as what guides."""
+"""Gain as a step: of networks in closed form against quadrature, of ensembles, and as the weight of
+guidance."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def test_the_gain_of_the_exact_ratio_is_the_fall_of_the_divergence_and_its_best_
 
 
 def test_an_ensemble_has_the_gain_of_its_combination(store):
-    """Of the mean of log-ratios: agreement is the mean of the members', and energy no larger than theirs."""
+    """For the mean of log-ratios, agreement is the mean of the members' values, and energy is no larger than
+    theirs."""
     single = [measured(gain(each, rows=200), store)["gain_curve"] for each in (EXACT, OTHER)]
     both = measured(gain((EXACT, OTHER), rows=200), store)["gain_curve"]
     assert both["agreement"] == pytest.approx(sum(each["agreement"] for each in single) / 2, rel=1e-5)

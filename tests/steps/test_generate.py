@@ -1,4 +1,4 @@
-"""Samples by index: what they depend on and what they do not, and networks that give NaN."""
+"""Samples by index: their dependencies, and networks that give NaN."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from dgflow.weights.tensors import load_weights, save_weights
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A root with a trained score network and discriminator, and the weights of both as inputs."""
+    """Returns a root with a trained score network and discriminator, and the weights of both as inputs."""
     folder = tmp_path_factory.mktemp("generate")
     source = tiny.write_images(folder / "images.npz")
     store = open_store(str(folder / "root"))
@@ -68,7 +68,7 @@ def test_labels_are_exact_and_pixels_equal_to_rounding_whatever_the_batch(made):
     difference = whole["image"].astype(int) - np.concatenate([part["image"] for part in parts])
     assert (
         abs(difference).max() <= 1
-    )  # the stated tolerance: one grey level, where a rounding falls on the other side
+    )  # the stated tolerance: one grey level, if a value rounds in the other direction
 
 
 def test_the_same_batches_give_the_same_bits(made):

@@ -1,4 +1,5 @@
-"""TrainDiscriminator with loss="bce+gradient": what an epoch records, whom it asks, workers, and its cost."""
+"""TrainDiscriminator with loss="bce+gradient": the metrics of an epoch, the evaluations, workers, and its
+cost."""
 
 from __future__ import annotations
 
@@ -72,11 +73,11 @@ def trained(source, tmp_path_factory) -> Trained:
 
 
 def falls(trained: Trained) -> tuple[Tensor, Tensor]:
-    """|x0 - D'|^2 - |x0 - D|^2, D' = D + sigma^2 grad l, over sigma^2, of the 16 held-out images at each of 8
-    levels, and the cross-entropy of the real ones, as the loss is written."""
+    """Computes |x0 - D'|^2 - |x0 - D|^2, D' = D + sigma^2 grad l, over sigma^2, of the 16 held-out images at
+    each of 8 levels, and the cross-entropy of the real ones, directly from the definition of the loss."""
     step, inputs = trained.step, trained.inputs
     rows, pair = inputs.rows("real", None, 48, 64), torch.arange(16 * 8)
-    item = 2 * pair  # the real one of each pair
+    item = 2 * pair  # the real item of each pair
     x0 = torch.from_numpy(rows["image"]).permute(0, 3, 1, 2).double()[pair // 8] / 127.5 - 1
     labels = torch.from_numpy(rows["label"].astype(np.int64))[pair // 8]
     u = noise.uniform(step.seed, pair, (), step=0, draw=noise.EVALUATION_LEVEL)
@@ -124,7 +125,7 @@ def task_of(step: TrainDiscriminator, inputs: Bound) -> tuple[TrainingTask, LogR
 
 
 def slopes(task: TrainingTask, workers: int) -> Tensor:
-    """The gradient that these workers find together, each weighing its loss as the loop does."""
+    """Returns the gradient that these workers compute together, each weighting its loss as the loop does."""
     task.network.train().zero_grad()
     for rank in range(workers):
         slots = torch.tensor(share(16, rank, workers))
@@ -141,7 +142,7 @@ def test_workers_with_uneven_shares_find_the_gradient_of_the_whole_batch(trained
     task, _ = task_of(trained.step, trained.inputs)
     whole = slopes(task, 1)
     assert float(whole.norm()) > 0.01
-    for workers in (3, 16):  # of 16 each has one row, real or fake
+    for workers in (3, 16):  # of 16 workers each has one row, real or fake
         torch.testing.assert_close(slopes(task, workers), whole, rtol=1e-3, atol=1e-5)
     for data in task.data:
         data.close()

@@ -1,4 +1,5 @@
-"""What is identity of a step and what is not, and the pinned fingerprints of the shipped recipes."""
+"""The fields that are part of a step's identity and those that are not, and the pinned fingerprints of the
+shipped recipes."""
 
 import json
 from pathlib import Path
@@ -68,7 +69,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _identity(made: Spec) -> str:
-    """The fingerprint of a step that has `made` in it."""
+    """Returns the fingerprint of a step that contains `made`."""
     if isinstance(made, GaussianMixture):
         made = MixtureScore(mixture=made)
     if isinstance(made, HeadSpec):
@@ -116,7 +117,7 @@ FIELDS = [
 ]
 
 
-BESIDE = {  # another instance, where a field goes with others
+BESIDE = {  # another instance, if a field requires others
     ("TrainDiscriminator", "fake_shares"): MIXED_DISC,
     ("TrainDiscriminator", "score"): MATCHED_DISC,
     ("TrainDiscriminator", "gradient_weight"): MATCHED_DISC,
@@ -128,7 +129,7 @@ def test_changing_any_field_changes_the_fingerprint(kind, name):
     changed = {"noise": "none"} if (kind, name) == (TrainClassifier, "noise") else {name: OTHER[kind][name]}
     made = BESIDE.get((kind.__name__, name), INSTANCES[kind])
     if name == "process":
-        made = made.model_copy(update={"features": None})  # which know of one process alone
+        made = made.model_copy(update={"features": None})  # which know only one process
     fields = {field: getattr(made, field) for field in kind.model_fields}
     assert _identity(kind(**(fields | changed))) != _identity(made)
 
@@ -186,7 +187,7 @@ def test_every_field_that_is_not_identity_is_known():
     assert {
         name for kind in kinds for name, info in kind.model_fields.items() if PLACEMENT in info.metadata
     } == {"epochs", "batch_size"}
-    # What lies outside is named by its content, and not by where it lies.
+    # External files are identified by their content, not by their location.
     assert {name for name, info in ImageSet.model_fields.items() if PLACEMENT in info.metadata} == {
         "source",
         "seed",
@@ -198,7 +199,7 @@ def test_every_field_that_is_not_identity_is_known():
     }
     assert (
         PLACEMENT not in TrainScore.model_fields["batch_size"].metadata
-    )  # what is trained depends on it; what is sampled does not
+    )  # part of identity for a training, but not for sampling
 
 
 def test_the_fingerprint_of_every_shipped_recipe_is_frozen():

@@ -1,4 +1,4 @@
-"""What a worker reads of an image set whose step it was sent, and what it refuses."""
+"""A worker's reads of an image set whose step it received, and its refusals."""
 
 import os
 import pickle
@@ -32,7 +32,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sources(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in every form, 2 MB each; PNGs of noise, stored as they are."""
+    """Writes the same images in every form, 2 MB each; PNGs of noise, stored uncompressed."""
     folder = tmp_path_factory.mktemp("sets")
     pictures = {f"{row:04d}.png": png(image) for row, image in enumerate(pixels)}
     write_tree(folder / "folder", pictures)
@@ -52,7 +52,7 @@ def source(folder: Path, form: str) -> Path:
 
 
 def sent(images: ImageSet) -> FileImages:
-    """The reader of another process, to which the step was sent."""
+    """Returns the reader of another process, to which the step was sent."""
     step = pickle.loads(pickle.dumps(Features(samples=images, network=INCEPTION, front_end="adm")))
     assert isinstance(step.samples, ImageSet)
     reader = step.samples.open()
@@ -61,7 +61,7 @@ def sent(images: ImageSet) -> FileImages:
 
 
 class Reads:
-    """Counts the files below a folder that this process opens, and the bytes that it reads of them."""
+    """Counts the files below a folder that this process opens, and the bytes that it reads from them."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.files, self.bytes, below = 0, 0, str(folder)
@@ -89,8 +89,8 @@ class Reads:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_worker_opens_the_files_of_its_rows_alone(form, sources, pixels, monkeypatch):
-    """310 images and four workers with 10 rows each: 3 % of the images per worker, besides the rest of a row
-    group or a buffer."""
+    """There are 310 images and four workers with 10 rows each: 3 % of the images per worker, plus the rest of
+    a row group or a buffer."""
     images = ImageSet.at(str(source(sources, form)))
     image_set._opened.cache_clear()
     reads = Reads(sources, monkeypatch)
@@ -104,14 +104,14 @@ def test_a_worker_opens_the_files_of_its_rows_alone(form, sources, pixels, monke
         assert reads.files <= 8 and reads.bytes < 4.2 * everything
     else:
         assert reads.files <= 8 and reads.bytes < 0.5 * everything
-    assert image_set._opened.cache_info().currsize == 0  # nobody listed it again
+    assert image_set._opened.cache_info().currsize == 0  # nothing listed it again
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_worker_refuses_a_row_that_changed_since_it_was_listed_and_names_it(
     form, sources, pixels, tmp_path
 ):
-    """Other pixels in the same number of bytes, below whatever checksum the form has."""
+    """Changes pixels without changing the number of bytes, below whatever checksum the form has."""
     changed = source(tmp_path, form)
     (shutil.copytree if form == "folder" else shutil.copy)(source(sources, form), changed)
     reader = sent(ImageSet.at(str(changed)))
@@ -150,7 +150,7 @@ def test_a_set_that_a_root_describes_is_read_whole_and_compared(sources, pixels)
 
 @pytest.mark.parametrize(("form", "requests"), [("folder", 10), ("zip", 4), ("npz", 7)])
 def test_a_worker_makes_few_requests_to_s3(form, requests, sources, pixels, s3_url, monkeypatch):
-    """A GET for each picture; a HEAD, and ranges of a MiB, of an archive."""
+    """One GET per picture; one HEAD, and ranges of one MiB, per archive."""
     store = S3Store(s3_url.removeprefix("s3://"))
     here = source(sources, form)
     for file in sorted(here.iterdir())[:40] if form == "folder" else [here]:

@@ -1,4 +1,4 @@
-"""ImportImages of Parquet files and of broken images, and what does not fit."""
+"""ImportImages with Parquet files and broken images, and unsuitable sources."""
 
 import io
 import os
@@ -28,7 +28,7 @@ __all__ = ["store", "folder"]
 
 
 def grouped(path, images: int, rows_of_group: int):
-    """Row groups of pictures of which pixel k says k."""
+    """Returns row groups of pictures in which pixel k has value k."""
     cells = [png(np.full((4, 4, 3), item, np.uint8)) for item in range(images)]
     pq.write_table(pa.table({"image": cells, "label": [0] * images}), path, row_group_size=rows_of_group)
     return path
@@ -47,10 +47,10 @@ def test_parquet_is_imported_with_few_reads_of_each_row_group(tmp_path, store, m
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     found = [
         step.shard_builder(inputs)(start, start + 10)["image"][:, 0, 0, 0] for start in range(0, 200, 10)
-    ]  # a worker each
+    ]  # one worker each
     assert max(reads.values()) < 3 and min(reads.values()) > 0
     assert sorted(np.concatenate(found).tolist()) == list(range(200))
-    assert all(len(set((shard // 5).tolist())) > 2 for shard in found)  # a shard is no run of neighbours
+    assert all(len(set((shard // 5).tolist())) > 2 for shard in found)  # the rows of a shard are not adjacent
 
 
 def test_the_order_of_parquet_depends_on_the_seed(tmp_path, store):
@@ -109,7 +109,7 @@ def test_broken_images_are_left_out_and_listed_in_the_manifest(folder, store):
 
 
 def test_another_slice_of_images_with_broken_ones_left_out_says_the_same(folder):
-    """A manifest is written once: what it says must not depend on when it was written."""
+    """A manifest is written once, so its text must not depend on when it was written."""
     break_some(folder, 2)
     step = step_of(folder, num_images=12, skip_broken=2)
     inputs = bound(step, MemoryStore(uuid.uuid4().hex))
@@ -156,7 +156,7 @@ def test_a_picture_that_cannot_be_prepared_is_a_broken_one(folder, store):
     ) and "expected 4 x 4, found 5 x 4" in manifests(store, step)
 
 
-# What does not fit
+# Unsuitable sources
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_source_that_is_not_there_is_named_before_anything_starts(source, stor
         complete(ListImages(source=source, num_classes=3), store)
 
 
-# A look before anything is imported
+# Checks before anything is imported
 
 
 def transparent(size: int = 4) -> bytes:

@@ -1,4 +1,4 @@
-"""Labels and num_classes of an import: classes that no image shows are found before anything is trained."""
+"""Labels and num_classes of an import: classes without an image are found before anything is trained."""
 
 import numpy as np
 import pytest
@@ -60,4 +60,4 @@ def test_a_class_that_a_slice_lacks_and_the_source_has_is_doubted(tmp_path, stor
     assert step.doubts(with_it, inputs) == ()
     (doubt,) = step.doubts(without, inputs)
     assert "has no image of class 3, of which" in doubt and "take a larger slice" in doubt
-    assert step.doubts(step[:3], inputs) == ()  # of fewer images than classes
+    assert step.doubts(step[:3], inputs) == ()  # fewer images than classes

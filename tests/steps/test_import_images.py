@@ -1,4 +1,4 @@
-"""Real images: every source gives the same pixels in the same order, and what cannot be read is named."""
+"""Real images: every source gives the same pixels in the same order, and unreadable files are named."""
 
 import os
 import uuid
@@ -40,7 +40,8 @@ def test_the_order_is_a_permutation_that_depends_on_the_seed_alone(folder):
 
 
 def test_the_order_is_that_of_philoxs_raw_numbers(folder):
-    """As before there were listings: what was imported then has the same place now."""
+    """The order is that of imports before listings existed, so that their images have the same positions
+    now."""
     order = np.argsort(np.random.Philox(3).random_raw(12), kind="stable")
     assert rows(step_of(folder, seed=3), 0, 12)["image"][:, 0, 0, 0].tolist() == [
         50 * (k // 4) + k % 4 for k in order
@@ -102,7 +103,7 @@ def test_the_digits_of_scikit_learn_are_its_own_on_256_grey_levels():
 
 
 def test_a_name_of_the_catalogue_is_fetched_into_the_root(tmp_path, store, monkeypatch):
-    """Where the file was put by hand, as it would be where no network is."""
+    """The file was placed by hand, as on a machine without network."""
     entry = CATALOGUE["adm-reference-imagenet-256"]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
     np.savez(tmp_path / "a.npz", pixels)
@@ -125,7 +126,7 @@ def test_the_last_shard_of_a_source_is_short_and_one_past_the_end_is_refused(fol
         rows(step, 16, 24)
 
 
-# Listing once, resuming, and data that changes
+# Listing once, resuming, and changed data
 
 
 def test_a_second_run_does_only_what_is_missing(folder, store):
@@ -208,7 +209,7 @@ def test_data_that_changed_since_it_was_listed_is_named_with_the_remedy(folder, 
 
 @pytest.mark.parametrize("change", ["more", "fewer", "size", "content"])
 def test_a_complete_listing_is_compared_with_what_is_there_now(tmp_path, folder, store, change):
-    """The npz in which one pixel changed, the folder to which a picture was added."""
+    """Compares an npz in which one pixel changed, and a folder to which a picture was added."""
     source = folder
     if change == "content":
         source = tmp_path / "a.npz"
@@ -239,7 +240,7 @@ def test_a_relative_source_is_below_the_folder_where_the_step_was_built_and_its_
     inputs = bound(step, store)
     expected = rows(step_of(folder, num_images=12, skip_broken=1), 0, 11)["image"]
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # as a worker
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as in a worker
     there = cloudpickle.loads(cloudpickle.dumps(step))
     assert np.array_equal(there.shard_builder(inputs)(0, 11)["image"], expected)
     assert there.fingerprint == step_of("images", num_images=12, skip_broken=1).fingerprint

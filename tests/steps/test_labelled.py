@@ -1,5 +1,5 @@
-"""Samples without labels of data that have classes: what is made from them has none either, and what is told
-labels refuses them when the recipe is built."""
+"""Samples without labels of data that has classes: steps made from them have no labels either, and steps that
+need labels are refused when the recipe is built."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def imported(folder: Path) -> dg.ImportImages:
 
 
 def dit(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
-    """Unguided latents, guided ones, and the images of these."""
+    """Returns unguided latents, guided latents, and their images."""
     vae = pretrained(folder, "vae", network=SD, image_size=16)
     shape: dict[str, Any] = {"image_size": 4, "channels": 4, "num_classes": 3}
     score = pretrained(folder, "DiT", network=dg.DiT(hidden_size=32, depth=1, num_heads=2), **shape)
@@ -106,9 +106,9 @@ def test_the_discriminator_reads_encoded_images_and_the_samplers_own_latents(tmp
     made = disc.fake.step.shard_builder(complete(disc.fake.step, store))(8, 16)
     assert (
         inputs.rows("fake", None, 8, 16)["latent"] == made["latent"]
-    ).all()  # no codec, no decoder and no encoder in between
+    ).all()  # no codec, decoder or encoder in between
     assert set(inputs.rows("real")) == {"index", "label", *disc.real.step.columns}
-    # Gain in training, and of the step, draw the same latents of the same held-out images.
+    # Gain in training and Gain as a step draw the same latents of the same held-out images.
     gain = dg.Gain(score=disc.gain_of, discriminator=disc.last(), real=disc.real.step[18:24])
     complete(gain, store)
     steps = Root(store).step_store(disc)

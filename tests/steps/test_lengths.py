@@ -1,5 +1,5 @@
-"""Streams that grow: with more samples, a step that maps a slice makes the difference alone, and the rest is
-copied from the shorter one, bit for bit as if it had been made."""
+"""Growing streams: with more samples, a step that maps a slice makes only the difference, and copies the rest
+from the shorter one, bit-identical to a full build."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dgflow.specs.step import Result, ResultStep, SampleStep, Slice
 from dgflow.store.memory import MemoryStore
 from dgflow.store.receipts import Receipt
 
-built: list[tuple[str, int, int]] = []  # every shard that a step below has made
+built: list[tuple[str, int, int]] = []  # every shard that a step below has built
 
 
 class Trained(ResultStep):
-    """A file of another content after each training, as weights are."""
+    """A file that differs after each training, as weights do."""
 
     content: ClassVar[bytes] = b"first"
 
@@ -34,7 +34,7 @@ class Trained(ResultStep):
 
 
 class Stream(SampleStep):
-    """Numbers that depend on the index and on what was trained; without end."""
+    """An endless stream of numbers that depend on the index and on the training."""
 
     by: Result
     shard_size: int = 4
@@ -80,7 +80,7 @@ def twice(stop: int, start: int = 0, **fields) -> Twice:
 
 
 def four_times(stop: int) -> Twice:
-    """A chain: each of the two depends on the length of the one before."""
+    """A chain of two steps, each of which depends on the length of the one before."""
     return Twice(values=twice(stop).all())
 
 
@@ -96,7 +96,7 @@ def store() -> MemoryStore:
 
 
 def run(step: SampleStep, store: MemoryStore) -> list[tuple[str, int, int]]:
-    """The shards that had to be made."""
+    """Runs the step; returns the shards that had to be built."""
     built.clear()
     complete(Take(images=step.all()), store)
     return list(built)
@@ -155,7 +155,7 @@ def test_a_source_that_was_trained_anew_is_never_mixed_in(store, monkeypatch):
     for key in trained.committed("results")[0].values():
         trained.discard(key)
     monkeypatch.setattr(Trained, "content", b"second")
-    assert len(run(four_times(16), store)) == 12  # all of all three
+    assert len(run(four_times(16), store)) == 12  # all shards of all three
     fresh = MemoryStore(uuid4().hex)
     assert digest_of(four_times(16), store) == digest_of(four_times(16), fresh)
 
@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on_with_what_is_left(store):
     work = shard_work(step, steps, state.bound, None, state.copies)
     built.clear()
     work(1)  # is copied
-    work(2)  # is made; then the process ends
+    work(2)  # is built; then the process ends
     assert built == [("twice of stream", 8, 12)]
     again = state_of(step, store)
     assert (sorted(again.done), sorted(again.copies), again.amount) == ([1, 2], [0], 4)
@@ -224,7 +224,7 @@ def test_a_copy_has_the_record_of_what_made_it_and_says_where_it_comes_from(stor
     (first, *_), (copy, _, made, _) = receipts(twice(8), store), receipts(twice(16), store)
     assert copy.model_dump(include=kept) == first.model_dump(include=kept)
     assert copy.metrics == {"copied_from": twice(8).name} and made.metrics == {}
-    assert copy.key.startswith(f"{twice(16).name}/data/")  # so either step can be removed
+    assert copy.key.startswith(f"{twice(16).name}/data/")  # so that either step can be removed
 
 
 def test_a_plan_tells_what_is_copied_and_counts_the_work_of_the_rest(store):
@@ -240,7 +240,7 @@ def test_a_plan_tells_what_is_copied_and_counts_the_work_of_the_rest(store):
 
 
 def test_decoded_samples_and_latents_read_from_a_source_grow_bit_for_bit(tmp_path, store, monkeypatch):
-    """Decode, and Encode without stored pixels, whose inputs do not tell the length at all."""
+    """Covers Decode, and Encode without stored pixels, whose inputs do not contain the length."""
     np.savez(
         tmp_path / "images.npz",
         image=np.random.default_rng(1).integers(0, 256, (12, 16, 16, 3), np.uint8),

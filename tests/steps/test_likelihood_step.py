@@ -1,4 +1,4 @@
-"""Likelihood as a step: against closed forms, its draws, its refusals; and what stands beside a table."""
+"""Likelihood as a step: against closed forms, its draws, its refusals; and the steps beside a table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARMS = {"model": (), "guided": (GUIDED,)}
 
 
 class PixelMixture(dg.MixtureScore):
-    """The score of a mixture, of images of one pixel."""
+    """The score of a mixture, for images of one pixel."""
 
     gives_latents: ClassVar[bool] = False
 
@@ -70,7 +70,7 @@ def measured(step: dg.Likelihood) -> dict[str, Any]:
 
 
 def bits(mixture: dg.GaussianMixture, points: torch.Tensor, sigma: float) -> torch.Tensor:
-    """-log2 of the density of noisy points per dimension, by torch's distributions."""
+    """Returns -log2 of the density of noisy points per dimension, by torch's distributions."""
     stds = torch.tensor(mixture.stds).double().square().add(sigma**2).sqrt()[:, None].expand(-1, 2)
     parts = Independent(Normal(torch.tensor(mixture.means).double(), stds), 1)
     density = MixtureSameFamily(Categorical(torch.tensor(mixture.weights)), parts)
@@ -107,7 +107,8 @@ def test_the_change_of_an_arm_is_image_by_image(found):
 
 
 def test_noisy_images_have_the_likelihood_that_their_bound_is_of(found):
-    """The bound is that of images with noise of the truncation's level, and is it for an exact score."""
+    """The bound is that of images with noise of the truncation's level, and equals their likelihood for an
+    exact score."""
     noisy = measured(
         likelihood(
             arms={"guided": (GUIDED,)}, truncations=(0.3,), real=POINTS[:200], times=32, tolerance=1e-4
@@ -135,7 +136,7 @@ def test_hutchinsons_estimate_agrees_with_the_exact_divergence(found):
 
 
 def test_pixels_have_the_bits_of_their_probability():
-    """That of a pixel is the integral of the density over the values that are rounded to it."""
+    """The probability of a pixel is the integral of the density over the values that round to it."""
     wide = dg.GaussianMixture(means=((0.0, 0.0),), stds=(0.3,), weights=(1.0,))
     step = likelihood(
         score=score_of(wide, PixelMixture),

@@ -1,4 +1,4 @@
-"""LogRatioPath: of networks in closed form against quadrature, with every sampler."""
+"""LogRatioPath: networks in closed form against quadrature, with every sampler."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def measured(step: LogRatioPath, store) -> dict[str, Any]:
 
 
 def check(values: dict[str, Any], mixture: GaussianMixture, least: int, share: float = 1.0) -> None:
-    """The log-ratios are those of the mixture's noisy points, by quadrature, within 4.5 standard errors, in
-    `least` ranges of noise levels; `share` of the points were seen in each of them."""
+    """Checks that the log-ratios are those of the mixture's noisy points, by quadrature, within 4.5 standard
+    errors, in at least `least` ranges of noise levels; `share` of the points were observed in each of them.
+    """
     assert len(values["sigma"]) >= least and min(values["images"]) >= share * COUNT
     numbers = zip(*(values[name] for name in ("sigma", "mean", "std", "images")), strict=True)
     for sigma, mean, std, count in numbers:
@@ -93,7 +94,7 @@ def content(store) -> dict[str, Any]:
 def test_real_images_have_the_log_ratio_of_the_data_and_samples_that_of_the_model(content):
     check(content["real"], DATA, 8)
     check(content["arms"]["unguided"], WRONG, 6)
-    check(content["arms"]["guided"], DATA, 6)  # with the exact ratio, samples are those of the data
+    check(content["arms"]["guided"], DATA, 6)  # with the exact ratio, samples have the data's distribution
     # The two Kullback-Leibler divergences of noisy points.
     assert content["real"]["mean"][0] > 0.5 and content["arms"]["unguided"]["mean"][0] < -0.5
 
@@ -140,7 +141,7 @@ def test_looking_on_changes_no_sample_by_a_bit(sampler, store):
 
 
 def test_samples_of_a_shared_block_have_the_path_that_they_were_drawn_on(store):
-    """Also where the slice begins or ends within a block, whose samples share their step sizes."""
+    """Also holds if the slice begins or ends within a block, whose samples share their step sizes."""
     step = samples(RK45(tolerance=1e-2, shared_block=8), shard_size=40).step
 
     def followed(start: int, stop: int) -> list[np.ndarray]:
@@ -180,7 +181,7 @@ def test_it_reads_networks_and_no_samples_and_the_plan_counts_them(tmp_path):
     assert [(each.network.kind, each.use, each.times) for each in states[-1].work] == [
         ("closed-form", "forward", 8 * COUNT),  # real images
         ("closed-form", "forward", 35 * COUNT),
-        ("closed-form", "forward", 18 * COUNT),  # looking on, at the first order of each step
+        ("closed-form", "forward", 18 * COUNT),  # observing, at the first order of each step
         ("closed-form", "forward", 35 * COUNT),
         ("closed-form", "gradient", 35 * COUNT),
         ("closed-form", "forward", 18 * COUNT),

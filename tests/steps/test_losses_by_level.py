@@ -1,4 +1,4 @@
-"""LossesByLevel: of networks in closed form against quadrature, and what it refuses and warns of."""
+"""LossesByLevel: networks in closed form against quadrature, refusals and warnings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def losses(rows: int = 1_200, **fields: Any) -> LossesByLevel:
 
 
 def exact(sigma: float) -> Averages:
-    """The losses at a noise level, by quadrature over the noisy densities."""
+    """Returns the losses at a noise level, by quadrature over the noisy densities."""
     at, of = {}, {}
     for name, mixture in (("real", DATA), ("fake", WRONG)):
         x, share = mixtures.nodes(mixture, sigma, 24)
@@ -77,7 +77,7 @@ def exact(sigma: float) -> Averages:
 
 @pytest.fixture(scope="module")
 def by_range() -> list[Averages]:
-    """The exact losses, averaged over log sigma within each range."""
+    """Returns the exact losses, averaged over log sigma within each range."""
     width = math.log(HIGH / LOW) / LEVELS
     middles = [
         [LOW * math.exp(width * (number + (inner + 0.5) / INNER)) for inner in range(INNER)]
@@ -119,7 +119,7 @@ def test_shares_are_the_integrals_of_the_losses_as_trained(content, by_range):
         share, error = (np.array(found[name][key]) for key in ("share", "share_error"))
         assert share[-1] == pytest.approx(1.0) and error[-1] < 1e-12
         assert (np.abs(share - whole / whole[-1])[:-1] < 4.5 * error[:-1]).all()
-    # What figures 11 and 17b show: cross-entropy lies at high noise, score matching at low noise.
+    # As in figures 11 and 17b: cross-entropy lies at high noise, score matching at low noise.
     assert found["bce"]["share"][2] < found["score"]["share"][2] - 0.2
     assert content["sigma"] == pytest.approx(np.geomspace(LOW, HIGH, LEVELS + 1).tolist())
 
@@ -132,7 +132,7 @@ def test_the_error_of_a_share_is_its_spread_over_data(store):
         found.append(json.loads(result_of(step, store))["discriminators"]["exact"]["bce"])
     spread = np.std([each["share"] for each in found], axis=0, ddof=1)[:-1]
     told = np.mean([each["share_error"] for each in found], axis=0)[:-1]
-    assert spread.mean() == pytest.approx(told.mean(), rel=0.35)  # 16 seeds: 18 % for each level
+    assert spread.mean() == pytest.approx(told.mean(), rel=0.35)  # 16 seeds: 18 % per level
 
 
 def test_its_figures_are_the_shares_and_the_losses_level_by_level(store, content):
@@ -164,7 +164,7 @@ def test_noise_levels_are_by_default_those_that_the_discriminator_was_trained_on
     assert of_trained().span == (0.0447, 80.0)
     published = DISC.model_copy(update={"times": "importance"}).last()
     low, high = of_trained(discriminators={"d": published}).span
-    # tau from 1e-5 to 1, narrowed to what EDM's networks are made for, all levels from 0 to infinity.
+    # tau from 1e-5 to 1, narrowed to the range of EDM's networks, all levels from 0 to infinity.
     assert (low, high) == pytest.approx((1.0005e-3, 152.17), rel=1e-3)
 
 

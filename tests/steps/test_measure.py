@@ -1,5 +1,5 @@
-"""Measure, Statistics and Evaluate over stored features: the numbers, what a result depends on, and what is
-computed at all."""
+"""Measure, Statistics and Evaluate over stored features: the numbers, the dependencies of a result, and the
+amount of computation."""
 
 import io
 import json
@@ -33,7 +33,7 @@ __all__ = ["store", "small_protocols"]
 
 
 def kinds(store):
-    """How many steps of each kind are in the root."""
+    """Returns the number of steps of each kind in the root."""
     names = [name.rpartition("-")[0] for name in store.names()]
     return {name: names.count(name) for name in names}
 
@@ -131,7 +131,7 @@ def test_published_statistics_make_the_references_images_needless_for_fid(tmp_pa
     assert kinds(other)["features"] == 1
 
 
-# A reference of more images than precision and recall take
+# A reference of more images than precision and recall use
 
 
 @pytest.mark.usefixtures("small_protocols")
@@ -160,7 +160,7 @@ def test_images_of_the_reference_that_are_not_chosen_change_neither_precision_no
     assert values[0] == values[1]
 
 
-# What a result depends on
+# Dependencies of a result
 
 
 def test_results_with_one_reference_compare_and_with_another_do_not(store):
@@ -261,7 +261,7 @@ def test_the_file_of_statistics_has_the_same_bytes_each_time(store):
 
 
 def arms(store, starts, seeding="edm"):
-    """Slices [start, start + 40) of seed 0, with features."""
+    """Returns slices [start, start + 40) of seed 0, with features."""
     found = []
     for place, start in enumerate(starts):
         part = generated(store, start, start + 40, seeding=seeding, shard_size=20)
@@ -322,7 +322,7 @@ def test_the_floors_own_warnings_are_kept(store):
 
 
 class Elsewhere(ResultStep):
-    """Bits per dimension of arms, from elsewhere."""
+    """Bits per dimension of arms, from another step."""
 
     quantities: ClassVar = {"bits": Metric("bits/dim", 3)}
     bits: dict[str, float]
@@ -378,7 +378,7 @@ def test_an_arm_more_costs_only_what_is_new_in_it(store):
     assert isinstance(new[0], Measure) and new[0].samples == two
 
 
-# Reading as little as needed
+# Reading as little as necessary
 
 
 def test_metrics_that_need_no_reference_images_read_none(tmp_path, store):

@@ -1,4 +1,4 @@
-"""Measure: what is refused, warned of and noted."""
+"""Refusals, warnings and notes of Measure."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from dgflow.steps.sources.image_set import StatisticsFile
 __all__ = ["store", "small_protocols"]
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_slices_of_one_step_that_overlap_are_refused(store):
     Measure(samples=samples, reference=samples.step[40:80], features=INCEPTION, protocol="adm")
 
 
-# What is noted and warned of
+# Notes and warnings
 
 
 def test_by_default_what_cannot_be_had_is_left_out_and_noted(store, tmp_path):
@@ -225,11 +225,11 @@ def test_statistics_of_a_feature_that_is_the_same_for_all_images_are_not_those_o
     assert not found.warnings
 
 
-# The reference is looked at as the samples are
+# The reference is checked like the samples
 
 
 def warnings_of_reference(store, rows, **fields):
-    """What `SAMPLES` are warned of against a reference of these rows."""
+    """Returns the warnings of `SAMPLES` against a reference of these rows."""
     reference = image_set("other", len(rows["label"]))
     judged(store, reference, rows)
     return measured(store, SAMPLES, reference=reference, **({"metrics": ("fid",)} | fields)).warnings

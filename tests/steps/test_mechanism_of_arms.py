@@ -1,4 +1,4 @@
-"""dg.beside(mechanism=N): which figures stand beside the table of a recipe's arms."""
+"""dg.beside(mechanism=N): the figures that stand beside the table of a recipe's arms."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_each_discriminator_or_ensemble_has_a_path_of_its_own():
 
 
 def test_arms_with_a_selection_are_left_out():
-    """Their samples are not those of the sampler, score network and guidance that would be looked at."""
+    """Their samples are not those of the sampler, score network and guidance that would be observed."""
     chosen = {"best": (Generate(score=SCORE.last(), selection=BestOf(discriminator=DISC.last()))[:50],)}
     path, _, regeneration = figures(chosen | {"guided": arm(DISC.last())})
     assert isinstance(path, LogRatioPath) and isinstance(regeneration, Regeneration)

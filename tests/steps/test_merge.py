@@ -1,4 +1,4 @@
-"""Merge, and the training on a network's own samples that comes before it."""
+"""Merge, and the training on a network's own samples that precedes it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_real_images_that_a_network_behind_a_merge_was_trained_on_are_known(plac
 
 
 def test_fakes_of_a_network_without_classes_train_it_further(place: Place) -> None:
-    """Their label is -1, which is no class of the images that it was trained on."""
+    """Their label is -1, which is not a class of the images that the network was trained on."""
     training, generate = place.base.step, place.fakes.step
     score = training.model_copy(update={"conditional": False})
     assert isinstance(score, dg.TrainScore) and isinstance(generate, dg.Generate)

@@ -1,4 +1,4 @@
-"""The images of some classes, as a step of their own."""
+"""The images of some classes, as a separate step."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from dgflow.testing.smoke import smoke
 
 @pytest.fixture
 def images(tmp_path):
-    """Twelve images whose grey level is their number."""
+    """Returns twelve images whose grey level is their number."""
     pixels = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None, None], (12, 4, 4, 1))
     labels = np.array([2, 0, 1, 1, 2, 0, 2, 2, 1, 0, 0, 2])
     np.savez(tmp_path / "images.npz", image=pixels, label=labels)

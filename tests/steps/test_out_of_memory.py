@@ -1,4 +1,4 @@
-"""A batch that does not fit in a GPU's memory is halved, by whoever meets it, and the rows are those of
+"""A batch that does not fit into a GPU's memory is halved, wherever that happens, and the rows are those of
 smaller batches."""
 
 import logging
@@ -22,7 +22,7 @@ from dgflow.store.memory import MemoryStore
 
 
 def refusing(most: int, sizes: list[int]):
-    """Stands for a GPU that has room for `most` rows; `sizes` collects what it was asked for."""
+    """Stands for a GPU with memory for `most` rows; `sizes` collects the requested batch sizes."""
 
     def check(rows: int) -> None:
         sizes.append(rows)
@@ -34,7 +34,7 @@ def refusing(most: int, sizes: list[int]):
 
 @pytest.fixture
 def small_gpu(monkeypatch):
-    """Gives networks no more than so many rows; the batch sizes that they were asked for."""
+    """Limits networks to that many rows; returns the requested batch sizes."""
 
     def limit(most: int) -> list[int]:
         sizes: list[int] = []

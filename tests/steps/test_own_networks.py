@@ -1,4 +1,4 @@
-"""Networks that a user brings: how they are asked, and what is refused with what to do."""
+"""Networks that a user brings: how they are called, and refusals that say what to do."""
 
 import sys
 from pathlib import Path
@@ -78,7 +78,8 @@ setting = 3
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A module `brought` on the path, and a function that writes weights for what it makes and names them."""
+    """Writes a module `brought` on the path; returns a function that writes weights for its networks and
+    names them."""
     (tmp_path / "brought.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "brought", raising=False)
@@ -100,7 +101,7 @@ def own(tmp_path, monkeypatch):
 
 
 def sampled(generate: dg.Generate, count: int) -> dict[str, np.ndarray]:
-    """The rows of its first samples."""
+    """Returns the rows of the first samples."""
     store = MemoryStore("own")
     complete(generate, store)
     states = plan(generate, store)
@@ -217,7 +218,7 @@ def test_a_denoiser_that_gives_another_shape_is_refused_by_name(own):
 
 
 def line_of(text: str) -> int:
-    """The number of the line of `brought.py` that begins so."""
+    """Returns the number of the line of `brought.py` that begins so."""
     lines = MODULE.splitlines()
     return next(number for number, line in enumerate(lines, 1) if line.strip().startswith(text))
 
@@ -239,7 +240,7 @@ def test_an_error_in_ones_own_constructor_names_file_and_line(own):
 
 
 def test_a_full_memory_is_no_mistake_in_ones_own_code(own):
-    """The batch is made smaller for it, as for any other network."""
+    """The batch is made smaller, as for any other network."""
     network = dg.OwnDenoiser(factory="brought:Full")
     model = network.score_model(network.build(image_size=4, channels=3, num_classes=0))
     with pytest.raises(torch.OutOfMemoryError):

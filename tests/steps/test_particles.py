@@ -1,4 +1,4 @@
-"""Particles: samples whose parts on the way are resampled by a discriminator."""
+"""Particles: several paths per sample, resampled on the way by a discriminator."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def store() -> MemoryStore:
 
 
 def left(columns: dict[str, np.ndarray]) -> float:
-    """The share of samples in the mode on the left, 0.25 of REAL and 0.6 of MODEL."""
+    """Returns the share of samples in the left mode, 0.25 for REAL and 0.6 for MODEL."""
     return float((columns["latent"][:, 0, 0, 0] < 0).mean())
 
 
@@ -168,7 +168,7 @@ def test_a_level_that_the_sampler_does_not_pass_is_refused_before_anything_runs(
         generate(particles(at=(50.0, 1.0)))
     with pytest.raises(ValueError, match="selection.at: expected noise levels from 0.002 to 80.*found 0.001"):
         generate(particles(at=(1e-3, 80.0)), sampler=dg.Heun())
-    assert generate(particles(at=(1e-3, 500.0)), sampler=dg.DDPM(respacing="20"))  # those of its network
+    assert generate(particles(at=(1e-3, 500.0)), sampler=dg.DDPM(respacing="20"))  # of its network
     with pytest.raises(ValueError, match="at: expected noise levels from 0.02 to 20.*found 50"):
         particles(at=(50.0, 1.0)).positions((20.0, 0.02, 0.0))
 

@@ -1,4 +1,4 @@
-"""The plane: Generate, TrainDiscriminator and guided Generate on mixtures, against the exact numbers."""
+"""The plane: Generate, TrainDiscriminator and guided Generate on mixtures, against exact numbers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Made:
         return json.loads(self.content)
 
     def points(self, name: str) -> np.ndarray:
-        """The samples [N, 2] of the first slice of an arm."""
+        """Returns the samples [N, 2] of the first slice of an arm."""
         bound = plan(self.step, self.store)[-1].bound
         assert bound is not None
         return bound.rows(f"arms.{name}.0", ["latent"])["latent"][:, :, 0, 0].astype(float)
@@ -111,8 +111,8 @@ def learned(store: ObjectStore) -> Made:
 
 def test_exact_guidance_at_weight_1_makes_the_wrong_model_right(exact):
     arms, guide = exact.plain["arms"], exact.plain["guides"]["exact"]
-    # Quadrature with 8 nodes a coordinate is right to 1e-3 on log-densities that differ by 1; between equal
-    # ones there is the start from N(0, 20^2), of order (1.6 / 20)^4, and the steps of the flow.
+    # Quadrature with 8 nodes per coordinate is correct to 1e-3 on log-densities that differ by 1. For equal
+    # ones the errors are the start from N(0, 20^2), of order (1.6 / 20)^4, and the steps of the flow.
     assert abs(arms["exact"]["kl"]["mean"]) < 1e-3
     assert arms["unguided"]["kl"]["mean"] == pytest.approx(0.9825, abs=5e-4)  # 64 nodes give 0.98248
     assert guide["kl"][0] == pytest.approx(arms["unguided"]["kl"]["mean"], abs=2e-3)
@@ -125,7 +125,7 @@ def test_gain_of_the_exact_ratio_is_the_whole_kl_times_2_w_less_w_squared(exact)
     guide, sigmas = exact.plain["guides"]["exact"], exact.plain["sigma"]
     assert sigmas == [0.02, 20.0]
     # Theorem 2: the integral of the score's error from 0.02 to 20 is the fall of KL between these levels; at
-    # 20 it is below 1e-4. Trapezoidal sums over 33 levels and 12 nodes a coordinate are right to 1e-3.
+    # 20 it is below 1e-4. Trapezoidal sums over 33 levels and 12 nodes per coordinate are correct to 1e-3.
     whole = exact.plain["kl_model"]
     for weight, gain in zip(exact.step.weights, guide["gain"], strict=True):
         assert gain == pytest.approx((2 * weight - weight**2) * whole, abs=1e-3)
@@ -161,7 +161,7 @@ def test_a_learned_log_ratio_lowers_kl_and_its_samples_energy_distance(learned):
     assert arms["bce"]["kl"]["mean"] < 0.5 * arms["unguided"]["kl"]["mean"]
     assert arms["bce"]["energy"]["mean"] < 0.5 * arms["unguided"]["energy"]["mean"]
     assert guide["error"] < 0.5 * guide["correction"]
-    # |c - g|^2 = |c|^2 - 2 c.g + |g|^2, so that Gain at weight 1 is what the error leaves of the correction.
+    # c - g|^2 = |c|^2 - 2 c.g + |g|^2, so Gain at weight 1 is the squared correction minus the squared error.
     assert guide["gain"][1] == pytest.approx(guide["correction"] - guide["error"], rel=1e-9)
     levels = [level for level in guide["levels"] if 0.1 < level["sigma"] < 1]
     assert min(level["correlation"] for level in levels) > 0.8

@@ -1,4 +1,4 @@
-"""CompareLaws: points in the plane against the law of a mixture, whose numbers are known."""
+"""CompareLaws: points in the plane against the distribution of a mixture, whose numbers are known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_points_at_one_place_have_the_log_density_and_the_mode_of_that_place():
 
 
 def test_the_error_of_the_energy_distance_falls_with_the_number_of_points():
-    """Under the law itself it is of order 1 / N."""
+    """For points of the mixture's own distribution it is of order 1 / N."""
     assert 2 < true_error(DATA, 100) / true_error(DATA, 400) < 8
 
 

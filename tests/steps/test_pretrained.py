@@ -24,7 +24,7 @@ NETWORKS = [name for name, file in CATALOGUE.items() if file.network]
 
 
 def built(weights: dg.Pretrained) -> torch.nn.Module:
-    """On the meta device, with the features that a discriminator reads."""
+    """Builds the network on the meta device, with the features that a discriminator reads."""
     items = {}
     with torch.device("meta"):
         if isinstance(weights.network, dg.Discriminator):

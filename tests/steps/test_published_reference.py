@@ -36,7 +36,7 @@ VAE = dg.StableDiffusionVAE(block_out_channels=(32, 32), layers_per_block=1)
 
 @pytest.fixture
 def store():
-    """With the features of SAMPLES and REFERENCE."""
+    """A store with the features of SAMPLES and REFERENCE."""
     store = MemoryStore(f"published-{next(NUMBERS)}")
     judged(store, SAMPLES, FAKE)
     judged(store, REFERENCE, REAL)
@@ -44,7 +44,7 @@ def store():
 
 
 def published_file(path: Path, *, width: int = 6, spatial: int = 3, **more: np.ndarray) -> str:
-    """Statistics in float32, as EDM has them, at `path`."""
+    """Writes statistics in float32, as EDM publishes them, to `path`."""
     arrays: dict[str, np.ndarray] = {}
     for place, (mean, covariance, size) in enumerate((("mu", "sigma", width), ("mu_s", "sigma_s", spatial))):
         if size:
@@ -62,7 +62,7 @@ def statistics(source: str, **fields) -> dg.PublishedStatistics:
 
 
 def as_file(source: str) -> StatisticsFile:
-    """At whose widths nobody looked, so that they need not be Inception's."""
+    """Returns a reference whose widths were not read, so that they need not be Inception's."""
     return StatisticsFile(source=source, digest=StatisticsFile.at(source).digest)
 
 
@@ -227,7 +227,7 @@ def test_fid_alone_can_be_against_images_that_are_imported_as_the_celeba_recipe_
     assert (found.provenance.statistics_digest, found.provenance.reference_n) == (None, 200)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("name", ["fid-cifar10-32x32", "adm-reference-imagenet-256"])
@@ -341,7 +341,7 @@ def test_another_file_than_the_expected_one_is_refused(tmp_path):
         )
 
 
-# What is made up
+# Made-up statistics
 
 
 MADE_UP = (

@@ -1,4 +1,4 @@
-"""The options of the shipped recipes: each changes the step that it is about and nothing before it."""
+"""The options of the shipped recipes: each changes the step that it concerns and nothing before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgflow import DiscriminatorGuidance, Generate, Heun, TrainDiscriminator
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step
 
-SAMPLED = {  # value that is not the default; read where samples that are measured are made
+SAMPLED = {  # values other than the default; read where measured samples are made
     "guidance_weight": 0.5,
     "second_order_weight": 0.25,
     "tau_min": 0.03,
@@ -53,19 +53,19 @@ CASES = [(name, option) for name, options in RECIPES.items() for option in sorte
 
 
 def other(name: str, option: str) -> Any:
-    """A value of the option that is not the recipe's default."""
+    """Returns a value of the option that is not the recipe's default."""
     value = (SAMPLED | TRAINED | BESIDE)[option]
     default = inspect.signature(recipe(name)).parameters[option].default
     return value[default] if isinstance(value, dict) else value
 
 
 def steps(name: str, **options: Any) -> dict[str, Step]:
-    """By fingerprint, in the order in which they run."""
+    """Returns the steps by fingerprint, in execution order."""
     return {node.step.fingerprint: node.step for node in graph(recipe(name)(**options))}
 
 
 def first_changes(before: dict[str, Step], after: dict[str, Step]) -> set[str]:
-    """Kinds of the steps that are new though all that they read is not."""
+    """Returns the kinds of the steps that are new although all their inputs are old."""
     new = {key: step for key, step in after.items() if key not in before}
     return {
         step.kind
@@ -86,7 +86,7 @@ def test_an_option_changes_the_step_that_it_is_about_and_nothing_before_it(
     expected = {"generate" if option in SAMPLED else "train-discriminator"}
     expected = BY.get(option, expected)
     if (name, option) == ("digits", "features"):
-        expected = {"train-classifier"}  # that of the features, which is not there without them
+        expected = {"train-classifier"}  # the features' classifier, which does not exist without them
     assert first_changes(published[name], steps(name, **{option: other(name, option)})) == expected
 
 

@@ -1,5 +1,5 @@
-"""Averages of regenerated images: closed forms of Gaussian data, pictures and features of images, what it
-costs and what is refused."""
+"""Averages of regenerated images: closed forms of Gaussian data, pictures and features of images, cost and
+refusals."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def found() -> dict[str, Any]:
 
 
 def closed_form(mixture: dg.GaussianMixture, sigma: float) -> tuple[float, float, float]:
-    """(average, single, standard error of average by its noise) of the points under the exact score of a
-    Gaussian: x0 goes to mean + c (x0 + sigma z - mean), c = std / sqrt(std^2 + sigma^2)."""
+    """Returns (average, single, standard error of average by its noise) of the points under the exact score
+    of a Gaussian: x0 goes to mean + c (x0 + sigma z - mean), c = std / sqrt(std^2 + sigma^2)."""
     x = complete(regeneration(), MemoryStore("regeneration")).rows("real", ["latent"])["latent"]
     points, mean, std = x[:, :, 0, 0].astype(float), np.array(mixture.means[0]), mixture.stds[0]
     c = std / math.sqrt(std**2 + sigma**2)
@@ -78,7 +78,7 @@ def test_arms_are_compared_image_by_image_with_the_same_noise(found):
     ours, theirs = (found["arms"][name]["average"] for name in ("guided", "unguided"))
     for level, gap in enumerate(found["arms"]["guided"]["difference"]["average"]):
         assert gap["mean"] == pytest.approx(ours[level]["mean"] - theirs[level]["mean"])
-        # The wrong score is wider than the data, and lets images more as they are; its mean is another.
+        # The wrong score is wider than the data, and moves images less; its mean is different.
         expected = closed_form(DATA, SIGMAS[level])[0] - closed_form(WRONG, SIGMAS[level])[0]
         assert gap["mean"] == pytest.approx(expected, abs=4 * gap["error"])
         assert gap["error"] < 0.7 * math.hypot(ours[level]["error"], theirs[level]["error"])
@@ -137,7 +137,7 @@ def test_images_have_pictures_and_the_judge_sees_the_averages_as_often_as_planne
     for number in range(9):
         assert (pixels_of(pictures["images"][number]) == real[number, :, :, 0]).all()
         average = pixels_of(pictures["averages"]["unguided"][0][number])
-        assert abs(average.astype(int) - real[number, :, :, 0]).max() <= 3  # of noise of half a grey level
+        assert abs(average.astype(int) - real[number, :, :, 0]).max() <= 3  # with noise of half a grey level
     *_, table, shown = step.figures(file)
     assert isinstance(table, Table) and len(table.rows) == 1
     assert isinstance(shown, Pictures) and len(shown.rows) == 9
@@ -149,7 +149,7 @@ def pixels_of(picture: str) -> np.ndarray:
 
 
 def test_evaluations_are_counted_for_every_arm_level_and_draw():
-    """Of Heun's 18 levels 4 lie below 0.1 and 8 below 1.2."""
+    """Of Heun's 18 levels, 4 lie below 0.1 and 8 below 1.2."""
     step = regeneration(sigmas=(0.1, 1.2), sampler=dg.Heun(steps=18))
     runs = COUNT * DRAWS
     each = (2 * (1 + 4) - 1) + (2 * (1 + 8) - 1)

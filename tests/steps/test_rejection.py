@@ -72,7 +72,7 @@ def test_more_samples_come_from_where_the_real_ones_are(store):
 
 
 def test_samples_do_not_depend_on_the_batch_or_the_shard(store):
-    """But for the rounding of other batches, as any sample."""
+    """Up to the rounding of other batches, as for any sample."""
     whole = rows(rejecting(), store, 0, 64)
     narrow, part = rows(rejecting(batch=3), store, 0, 64), rows(rejecting(), store, 16, 48)
     for other, indices in ((narrow, slice(0, 64)), (part, slice(16, 48))):
@@ -132,7 +132,7 @@ def test_every_sampler_of_fixed_steps_walks_its_own_path(store, sampler):
 
 
 def test_a_shard_that_is_killed_in_mid_rejection_is_made_again_to_the_last_bit(tmp_path):
-    """By SIGKILL, in the second of two shards."""
+    """The process is killed by SIGKILL, in the second of two shards."""
     part = rejecting().model_copy(update={"shard_size": 16})[:32]
     root, untouched = (open_store(str(tmp_path / name)) for name in ("root", "untouched"))
     if (pid := os.fork()) == 0:
@@ -184,7 +184,8 @@ def test_a_discriminator_of_clean_images_decides_about_finished_samples():
 
 
 def test_a_pilot_that_the_discriminator_was_trained_on_is_warned_of():
-    """Also under another name: batches change no draws. Ten of the hundred fakes are held out."""
+    """Also warned under another name, since batches change no draws. Ten of the hundred fakes are held
+    out."""
     (line,) = THRESHOLDS.model_copy(update={"samples": FAKES[80:120]}).cautions()
     assert line.startswith("samples: train-discriminator was trained on 10 of these 40 samples")
     again = FAKES.model_copy(update={"batch_size": 7})
@@ -193,7 +194,7 @@ def test_a_pilot_that_the_discriminator_was_trained_on_is_warned_of():
 
 
 def system(**fields: Any) -> dg.Generate:
-    """With thresholds of the usual system."""
+    """Returns the system with thresholds of the usual system."""
     return dg.Generate(
         **{
             "score": SCORE.last(),
@@ -292,7 +293,7 @@ def test_mistakes_say_what_was_expected(build, says):
 
 
 def test_a_discriminator_of_edms_process_is_asked_about_finished_samples():
-    """At its lowest level, as it is told the logarithm of the level."""
+    """It is evaluated at its lowest level, since it receives the logarithm of the level."""
     network = dg.Discriminator(process="edm")
     sigma = torch.tensor([0.0, 1e-4, 3.0], dtype=torch.float64)
     assert network.time_map()(sigma).tolist() == [0.002, 1e-4, 3.0]

@@ -31,7 +31,7 @@ SAMPLERS: dict[str, Any] = {
 
 
 def rows(step: dg.Generate, tmp_path: Path, count: int = 4) -> dict[str, np.ndarray]:
-    """The first samples, made in a root under `tmp_path`."""
+    """Returns the first samples, made in a root under `tmp_path`."""
     store = open_store(str(tmp_path / "root"))
     bound = complete(step, store)
     return step.shard_builder(bound)(0, count)
@@ -63,7 +63,7 @@ def test_every_score_network_runs_under_every_sampler(folder, tmp_path, score, s
 
 @pytest.fixture(scope="module")
 def guides(folder):
-    """A classifier and a discriminator on its features, for images of three and for latents of four
+    """Returns a classifier and a discriminator on its features, for images of three and for latents of four
     channels."""
 
     def pair(channels: int) -> tuple[dg.Pretrained, dg.Pretrained]:
@@ -211,7 +211,7 @@ def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder
 def test_an_unconditional_network_is_guided_by_a_classifier_whose_labels_do_not_reach_it(
     folder, tmp_path, guides
 ):
-    """Dhariwal and Nichol's other setting: labels are drawn from the classifier's classes."""
+    """In Dhariwal and Nichol's other setting, labels are drawn from the classifier's classes."""
     fields: dict[str, Any] = SCORES["ADMUNet"] | {"num_classes": 0}
     step = pretrained(folder, "ADMUNet without classes", **fields)
     terms = (dg.ClassifierGuidance(classifier=guides[3][0].weights(), weight=3.0),)
@@ -270,7 +270,7 @@ def test_heun_and_the_ablation_sampler_churn_alike_on_a_network_that_knows_some_
 
 
 def refused(guides) -> dict[str, tuple[Any, str]]:
-    """Recipes that cannot work, and what is said when they are built."""
+    """Yields recipes that cannot work, with the error when they are built."""
     score = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=8, num_classes=3).weights()
     larger = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=16, num_classes=3).weights()
     many = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=8, num_classes=4).weights()

@@ -1,4 +1,4 @@
-"""Rejection sends samples back along the path of every sampler that has one."""
+"""Rejection moves samples back along the path of every sampler that has one."""
 
 from __future__ import annotations
 

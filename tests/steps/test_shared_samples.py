@@ -104,5 +104,6 @@ ON_FEATURES = DISC.model_copy(update={"real": REAL[500:600]})
     ids=["itself", "went on from", "weighted by", "on features of"],
 )
 def test_images_are_known_to_a_network_by_what_stands_behind_it_each_counted_once(training, known):
-    """Shares of a tenth are held out; the weighting discriminator's features saw as many as itself."""
+    """Shares of a tenth are held out; the weighting discriminator's features were trained on as many images
+    as itself."""
     assert seen(training.last(), REAL[:300]) == known

@@ -1,4 +1,4 @@
-"""Recipes at toy size: the same steps and classes, small and consistent, on files that the readers take."""
+"""Recipes at toy size: the same steps and classes, small and consistent, on files that the readers accept."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def of_kind(target: Target, kind: type[Step]) -> list:
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def both(request):
-    """A shipped recipe's target, and its toy."""
+    """Returns a shipped recipe's target, and its toy."""
     target = built(request.param)
     return target, smoke(target, PLACE)
 
@@ -110,7 +110,7 @@ def test_the_same_recipe_gives_the_same_toy_and_every_source_lies_in_its_root(bo
     assert smoke(target, PLACE).target.fingerprint == made.target.fingerprint
     for step in steps(made.target):
         source = getattr(step, "source", None)
-        if not isinstance(source, str):  # none, or the images that are translated
+        if not isinstance(source, str):  # none, or the images to translate
             continue
         if source.startswith("/"):
             assert source.startswith("/somewhere/a root/smoke/")
@@ -130,7 +130,7 @@ def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("smoke run: ") and found.stdout.splitlines()[-1] == "[]"
-    assert open_store(str(tmp_path / "root")).names() == []  # looking writes nothing
+    assert open_store(str(tmp_path / "root")).names() == []  # reading writes nothing
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_image_set_from_outside_is_refused():
         smoke(step, PLACE)
 
 
-# The made images.
+# The made-up images.
 @pytest.mark.parametrize("name", CIFAR)
 def test_a_made_archive_of_cifar_is_read_as_the_pictures_that_went_in(name, tmp_path):
     pictures = Pictures(form="cifar", name=name, count=23, classes=CIFAR[name], width=32, height=32)

@@ -1,5 +1,5 @@
-"""Numbers of epochs in one graph: every reference to last or best weights means its own, and the training
-runs once, to the most."""
+"""Numbers of epochs in one graph: every reference to last or best weights has its own meaning, and the
+training runs once, to the largest number."""
 
 import json
 from typing import ClassVar
@@ -24,7 +24,7 @@ MOST = 3
 
 
 class MeanFeature(ResultStep):
-    """The mean of all features: another number for every epoch of the network."""
+    """The mean of all features, which differs for every epoch of the network."""
 
     quantities: ClassVar = {"mean": Metric("mean feature")}
 
@@ -68,7 +68,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def single(source, tmp_path_factory):
-    """The mean feature by epoch, in a root where nothing else is; and the losses of the epochs."""
+    """Returns the mean feature by epoch, in an otherwise empty root; and the losses of the epochs."""
     store = open_store(str(tmp_path_factory.mktemp("single")))
     step = training(source, MOST)
     found = {}
@@ -83,7 +83,7 @@ def single(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def union(source, tmp_path_factory):
-    """The root of one sweep over epochs, by last and best weights."""
+    """Returns the root of one sweep over epochs, by last and best weights."""
     store = open_store(str(tmp_path_factory.mktemp("union")))
     numbers = range(1, MOST + 1)
     last = swept({number: mean_feature(source, training(source, number).last()) for number in numbers})
@@ -120,7 +120,7 @@ def test_best_weights_are_the_best_of_each_number_of_epochs(union, single):
         number: by_epoch[min(range(1, number + 1), key=losses.__getitem__)] for number in range(1, MOST + 1)
     }
     assert means(best, store) == expected
-    assert len(set(expected.values())) > 1  # more epochs have found a better one
+    assert len(set(expected.values())) > 1  # with more epochs, a better one was found
 
 
 def test_the_training_ran_once_and_each_recipe_alone_finds_its_own_complete(union, source):
@@ -146,7 +146,7 @@ def test_parts_for_other_numbers_of_epochs_are_not_called_stale(source, tmp_path
     store = open_store(str(tmp_path))
     complete(mean_feature(source, training(source, 1).last()), store)
     root, step = Root(store), training(source, 2)
-    complete(mean_feature(source, step.epoch(2)), store)  # the training is whole
+    complete(mean_feature(source, step.epoch(2)), store)  # the training is complete
     both = swept({number: mean_feature(source, training(source, number).last()) for number in (1, 2)})
     of_features = [each for each in plan(both, store) if isinstance(each.step, Features)]
     states = dict(zip((1, 2), of_features, strict=True))
@@ -156,8 +156,7 @@ def test_parts_for_other_numbers_of_epochs_are_not_called_stale(source, tmp_path
 
 
 def test_an_evaluation_swept_over_epochs_by_command_agrees_with_single_runs(tmp_path, monkeypatch, capsys):
-    """The whole pipeline, guided by the last epoch: generated samples differ, and are never taken for each
-    other's."""
+    """The whole pipeline is guided by the last epoch: generated samples differ, and are never confused."""
     monkeypatch.chdir(tmp_path)
     tiny.write_images(tmp_path / "images.npz")
     for module in ("recipe", "sweep_run"):

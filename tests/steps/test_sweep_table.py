@@ -17,7 +17,7 @@ def measured(mean, spread: float | None = 0.5, error=None):
 
 
 def content(combinations, *, over=(), zipped=False, quantities=(FID,)):
-    """Of pairs (settings, arms by name with their FID, as a number or as measured)."""
+    """Returns the content of pairs (settings, arms by name with their FID, as a number or as measured)."""
     return {
         "parameters": list(combinations[0][0]),
         "over": list(over),
@@ -150,7 +150,7 @@ def test_a_reference_that_no_combination_beats_is_told():
 
 
 def test_repetitions_with_their_own_seeds_leave_the_reference_that_varies_with_them_below_the_table():
-    """Of `--seeds 1;2 --over seeds` an unguided arm differs between seeds, and between nothing else."""
+    """With `--seeds 1;2 --over seeds` an unguided arm differs between seeds, and between nothing else."""
     pairs = [
         (
             {"weight": w, "seeds": [seed]},

@@ -1,4 +1,4 @@
-"""TrainScore from given weights on, and with weights of a discriminator."""
+"""TrainScore from given weights, and with weights of a discriminator."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_weights_and_their_average_begin_with_those_that_are_given(place: Place)
     given = place.kept(place.score, 2)
     assert equal(place.kept(place.further(learning_rate=1e-30), 1), given)
     # Three steps of Adam at 1e-3 move each weight by up to 3e-3. With a half-life of 1e9 images the average
-    # has not moved, as it would with a half-life that is limited to 5 % of the images seen.
+    # has not moved; with a half-life limited to 5 % of the images seen it would have.
     slow = place.kept(place.further(ema_halflife=10**9), 1)
     for name in given:
         torch.testing.assert_close(slow[name], given[name], rtol=0, atol=1e-7)

@@ -1,5 +1,5 @@
-"""Training whose workers share a batch unevenly, and change in number: the same gradient, every row once a
-pass, hardly another loss."""
+"""Training whose workers share a batch unevenly, and change in number: the same gradient, every row once per
+pass, nearly the same loss."""
 
 from collections import Counter
 
@@ -72,10 +72,7 @@ def test_training_returns_after_an_epoch_when_it_is_enough_and_goes_on_from_ther
         return len(asked) == 2
 
     train(score(source).training_task(inputs[0]), stopped, inputs[0].digests, epochs=4, enough=enough)
-    assert asked == [
-        [1, 2],
-        [1, 2, 3],
-    ]  # asked after what an epoch made is committed, and not before the first
+    assert asked == [[1, 2], [1, 2, 3]]  # called after an epoch's commit, and not before the first
     train(score(source).training_task(inputs[0]), stopped, inputs[0].digests, epochs=4, enough=enough)
     assert len(asked) == 2  # nor after the last
     train(score(source).training_task(inputs[1]), undisturbed, inputs[1].digests, epochs=4)
@@ -90,8 +87,8 @@ def digests(steps, inputs) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """What several processes trained, with one start of them for all tests: from its name to the receipt and
-    the weights of every epoch."""
+    """Returns what several processes trained, with one start of them for all tests: from its name to the
+    receipt and the weights of every epoch."""
     folder = tmp_path_factory.mktemp("together")
     store = open_store(str(folder / "rows"))
     images = dict(np.load(write_images(folder / "images.npz")))
@@ -104,7 +101,7 @@ def made(tmp_path_factory):
     source = folder / "images.npz"
     network = SongUNet(
         model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(), dropout=0.0
-    )  # dropout knows the workers
+    )  # dropout depends on the workers
 
     def trainscore(**fields) -> TrainScore:
         return TrainScore(real=real(source)[:96], network=network, held_out=0.25, **fields)
@@ -154,7 +151,8 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_a_batch_of_five_gives_uneven_workers_the_gradient_of_its_mean(made, workers):
-    """One step of plain descent of rate 1: the weights differ by what the gradients do."""
+    """With one step of plain gradient descent at rate 1, the weights differ by the difference of the
+    gradients."""
     (one, expected), (several, found) = made("five-1")[0], made(f"five-{workers}")[0]
     assert several.metrics["workers"] == workers
     for name, value in expected.items():
@@ -179,7 +177,7 @@ def test_workers_share_the_held_out_images_of_gain(made):
 
 
 def test_two_workers_that_leave_within_an_epoch_go_on_to_the_same_bits_and_the_same_loss(made):
-    """At a notice that one of them has, after step 11 of 24, the third of the third epoch."""
+    """One of them has a notice after step 11 of 24, the third step of the third epoch."""
     left, stayed = made("left"), made("stayed")
     assert [receipt.rows_sha256 for receipt, _ in left] == [receipt.rows_sha256 for receipt, _ in stayed]
     losses = [[receipt.metrics["train_loss"] for receipt, _ in each] for each in (left, stayed)]
@@ -187,7 +185,7 @@ def test_two_workers_that_leave_within_an_epoch_go_on_to_the_same_bits_and_the_s
 
 
 def test_three_then_two_then_three_workers_end_with_the_loss_of_one_that_nothing_disturbed(made):
-    """To 0.1 %: the batches are the same, and only the order in which gradients are added differs."""
+    """Within 0.1 %: the batches are the same, and only the order in which gradients are added differs."""
     changing, same = made("changing"), made("same")
     assert [receipt.metrics["workers"] for receipt, _ in changing] == [3, 3, 2, 2, 3, 3]
     assert [receipt.metrics["workers"] for receipt, _ in same] == [1] * 6

@@ -1,4 +1,4 @@
-"""Gain in the epochs of a training, in this process: its numbers, whom it asks, and what chooses by it."""
+"""Gain in the epochs of a training, in this process: its numbers, its evaluations, and choices by it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dgflow.store.open import open_store
 
 
 def trained(source, epochs: int = 3, **fields) -> TrainDiscriminator:
-    """The tiny discriminator, with Gain of the score network that it is to guide."""
+    """Returns the tiny discriminator, with Gain of the score network that it will guide."""
     return discriminator(source, epochs).model_copy(
         update={"gain_of": score(source).last(), "precision": "float32"} | fields
     )
@@ -54,7 +54,7 @@ def metrics(step, store, inputs) -> dict[int, dict]:
 
 
 def errors_of_denoising(step: TrainDiscriminator, inputs: Bound, store: ObjectStore, epoch: int) -> Tensor:
-    """|x0 - D|^2 - |x0 - D'|^2 at weight 1 in float64, as theorem 2 is written, of the 16 held-out images at
+    """Computes |x0 - D|^2 - |x0 - D'|^2 at weight 1 in float64, as in theorem 2, of the 16 held-out images at
     each of 8 levels: times 1 / sigma^2 and the width of a level in log sigma."""
     rows = inputs.rows("real", None, 48, 64)
     steps = Root(store).step_store(step)
@@ -158,7 +158,7 @@ def test_workers_that_share_the_items_measure_the_same(finished):
 
 
 def test_a_training_that_goes_on_in_another_process_records_the_same_gain(finished):
-    """As after a kill in its last epoch: neither this nor its checkpoint is there."""
+    """As after a kill in its last epoch, neither that epoch nor its checkpoint exists."""
     step, store, inputs = finished
     expected = metrics(step, store, inputs)
     steps = Root(store).step_store(step)
@@ -254,7 +254,7 @@ def test_the_number_of_images_is_bounded_by_count_and_by_memory(held, side, imag
 
 
 def items_at(low: float, high: float) -> GainItems:
-    """Items for a DiT, whose schedule has noise levels of 0.01 to 157."""
+    """Returns items for a DiT, whose schedule has noise levels of 0.01 to 157."""
     network = DiT(hidden_size=32, depth=1, num_heads=2)
     score = Pretrained(source="DiT.pt", network=network, image_size=4, channels=4, num_classes=3)
     return GainItems(

@@ -1,4 +1,4 @@
-"""The memory of a training, before it starts."""
+"""The memory of a training, computed before it starts."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-"""Discriminators and classifiers as recipes state them: rates, precision, times, and what is refused when a
-recipe is built."""
+"""Discriminators and classifiers as recipes state them: rates, precision, times, and refusals when a recipe
+is built."""
 
 import threading
 from pathlib import Path

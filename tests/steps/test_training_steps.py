@@ -1,5 +1,4 @@
-"""The training loop on real steps, in this process: what it learns, what it commits, and going on after a
-crash."""
+"""The training loop on real steps, in this process: learning, commits, and resumption after a crash."""
 
 import numpy as np
 import pytest
@@ -23,11 +22,11 @@ from dgflow.weights.tensors import load_weights
 
 
 class Crash(BaseException):
-    """A process that dies: nothing may catch it."""
+    """A dying process: nothing may catch it."""
 
 
 def checkpoint(steps, epoch) -> str:
-    """The key of the receipt of the one checkpoint at the end of an epoch."""
+    """Returns the key of the receipt of the only checkpoint at the end of an epoch."""
     [key] = steps.committed("checkpoints")[epoch].values()
     return key
 
@@ -43,7 +42,7 @@ def source(tmp_path):
 
 
 def digests(step, store, inputs):
-    """Epoch to digest of its weights."""
+    """Returns the digest of the weights by epoch."""
     steps = Root(store).step_store(step)
     return {
         epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()
@@ -120,7 +119,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(source,
 def test_a_damaged_receipt_of_any_checkpoint_is_passed_over_and_gets_out_of_the_way(
     source, store, tmp_path, caplog, damaged
 ):
-    """Of one that is about to be removed, of one to fall back on, and of the newest, which is made again."""
+    """Covers a checkpoint about to be removed, one to fall back on, and the newest, which is made again."""
     undisturbed = open_store(str(tmp_path / "undisturbed"))
     expected = digests(score(source), undisturbed, complete(score(source, epochs=4), undisturbed))
     inputs = complete(score(source, epochs=3), store)
@@ -154,7 +153,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_ones_before(sou
 
 
 def spoilt(source, inputs, at: int):
-    """A training whose loss is NaN from step `at` on, and the steps that it came to."""
+    """Returns a training whose loss is NaN from step `at` on, and the steps that it reached."""
     task, steps = score(source).training_task(inputs), []
     whole = task.loss
 
@@ -209,7 +208,7 @@ def test_weights_that_are_not_finite_after_the_last_step_of_an_epoch_are_not_com
 
 
 def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
-    """Changing a held-out image must leave the weights alone: it is measured and never trained on."""
+    """Changing a held-out image must not affect the weights: it is measured and never trained on."""
     inputs = complete(score(source), store)
     rows = inputs.rows("real")
     rows["image"][-16:] = 255 - rows["image"][-16:]
@@ -231,7 +230,7 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
     complete(samples.step, store)
     target = TrainDiscriminator(real=real(source)[:64], fake=samples, batch_size=8, network=ENCODER)
     complete(target, store)
-    # Another machine's training gives other bits under the same recipe: put them in the place of epoch 2.
+    # Another machine's training gives other bits under the same recipe: they replace epoch 2.
     root, step = Root(store), score(source)
     inputs = complete(step, store)
     steps = root.step_store(step)
@@ -272,7 +271,7 @@ def test_calibration_by_level_against_a_closed_form():
 
 
 def test_further_measurements_add_their_metrics_to_those_of_the_epoch(source, store):
-    """Each has its own items and its own values, here ten of a kind that the loss knows nothing of."""
+    """Each has its own items and its own values, here ten of a kind that the loss does not have."""
     step = discriminator(source, epochs=1)
     inputs = complete(step, store)
     task = step.training_task(inputs)

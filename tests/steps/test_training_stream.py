@@ -1,5 +1,5 @@
-"""What a stream gives a training: every row once a pass whatever the workers, anew drawn latents, bounded
-memory, named faults."""
+"""A stream's rows for a training: every row once per pass with any number of workers, newly drawn latents,
+bounded memory, named faults."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def stream(
 
 
 def numbers(images: torch.Tensor) -> list[int]:
-    """The rows that `numbered` images tell."""
+    """Returns the rows that `numbered` images encode."""
     values = ((images[:, :, 0, 0] + 1) * 127.5).round().long()
     return (values[:, 0] * 256 + values[:, 1]).tolist()
 
@@ -161,7 +161,7 @@ def test_two_hundred_shards_are_read_about_once_a_pass_and_few_are_held():
         held.append(len(rows._training.held))
     assert max(held) <= 2 * MOST_LANES
     assert len(set(store.reads)) == 200
-    assert len(store.reads) <= 200 + 3 * MOST_LANES  # those that two lanes share, and what was read ahead
+    assert len(store.reads) <= 200 + 3 * MOST_LANES  # including shared and prefetched shards
     rows.close()
 
 
@@ -197,8 +197,8 @@ def test_fewer_fakes_than_reals_come_round_more_often_and_halves_stay_balanced(s
 
 
 def encoded(rows: int) -> dict[str, np.ndarray]:
-    """As `Encode` makes them: mean 10 and spread 1 of the image, mean -10 and spread 2 of its mirror
-    image."""
+    """Returns rows as `Encode` makes them: mean 10 and standard deviation 1 for the image, mean -10 and
+    standard deviation 2 for its mirror image."""
     constant = {"mean": 10, "std": 1, "mean_flipped": -10, "std_flipped": 2}
     values = {name: np.full((rows, 4, 3, 3), value, dtype=np.float16) for name, value in constant.items()}
     return {"label": np.zeros(rows, dtype=np.int64), **values}
@@ -237,8 +237,8 @@ def test_held_out_latents_are_the_same_at_every_use(store):
 
 
 def test_stored_draws_of_a_hierarchical_encoder_are_all_used(store):
-    """Three draws of the image, then three of its mirror image; each row's draws are its number times ten and
-    their own number."""
+    """Three draws of the image, then three of its mirror image; each row's draws are ten times its number
+    plus their own number."""
     values = (np.arange(32)[:, None] * 10 + np.arange(6)).astype(np.float16)[
         :, :, None, None, None
     ] * np.ones((1, 1, 2, 2, 2), np.float16)
@@ -279,7 +279,7 @@ def test_a_corrupt_shard_is_named_by_the_step_that_needs_it(store):
     data = bytearray(store.get(broken.key))
     data[len(data) // 2] ^= 1
     store.put(broken.key, bytes(data))
-    rows = stream(bound, 2)  # two lanes of four shards: it lies ahead
+    rows = stream(bound, 2)  # two lanes of four shards: it is read ahead
     rows.take(0, torch.arange(2))
     with pytest.raises(CorruptObject, match="shards/00005"):
         for step in range(32):

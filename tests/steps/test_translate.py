@@ -1,5 +1,5 @@
-"""Images of one domain into another's: closed forms in the plane, which source image, label and noise a
-result has, what it costs, and what is refused."""
+"""Translation of images between domains: closed forms in the plane, the source image, label and noise of each
+result, cost, and refusals."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def translate(mixture: dg.GaussianMixture = TARGET, **fields: Any) -> dg.Transla
 
 
 def made(step: dg.Translate, start: int = 0, stop: int | None = None) -> tuple[Columns, Columns]:
-    """Rows of a step, and those of its source."""
+    """Returns rows of a step, and those of its source."""
     inputs = complete(step.all(), MemoryStore(uuid4().hex))
     stop = step.length if stop is None else stop
     return step.shard_builder(inputs)(start, stop), inputs.rows("source", None, start, stop)
 
 
 def flow(points: np.ndarray, target: dg.GaussianMixture, first: int = 0) -> np.ndarray:
-    """The points [N, 2] at the end of the flow of a single Gaussian, with the noise of seed 7."""
+    """Returns the points [N, 2] at the end of the flow of a single Gaussian, with the noise of seed 7."""
     index = torch.arange(first, first + len(points))
     z = noise.standard_normal(7, index, (2, 1, 1), step=0, draw=noise.LATENT)[:, :, 0, 0].numpy()
     mean, std = np.array(target.means[0]), target.stds[0]
@@ -89,7 +89,7 @@ def test_rows_do_not_depend_on_shards_and_batches(sampler):
 
 
 def test_an_image_that_is_hardly_noised_comes_back(tmp_path):
-    """Of a network that was never trained: scaling, order of axes, pairing and labels are right."""
+    """With an untrained network it shows that scaling, order of axes, pairing and labels are right."""
     pixels = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "images.npz", image=pixels, label=np.arange(12) % 3)
     images = dg.ImportImages(source=str(tmp_path / "images.npz"), num_classes=3, image_size=8)
@@ -171,7 +171,7 @@ PLAIN = dg.TrainScore(real=IMAGES[:50], conditional=False).last()
 
 
 class Euler(dg.Heun):
-    """A sampler of one's own that takes no start."""
+    """A user's own sampler that accepts no start."""
 
     def sample(self, model, latents, class_labels, terms, noise):  # pyright: ignore
         raise AssertionError("refused before it samples")
@@ -206,7 +206,7 @@ def test_what_cannot_be_translated_is_refused_when_the_recipe_is_built(fields, s
 
 
 def test_a_start_outside_the_networks_range_is_refused_before_any_shard():
-    """Variance-exploding networks know noise levels from 0.02 to 100."""
+    """Variance-exploding networks have noise levels from 0.02 to 100."""
     score = dg.Pretrained(
         source="x.pt", network=dg.SongUNet(precond="ve"), image_size=8, channels=1, num_classes=3
     )

@@ -1,4 +1,4 @@
-"""The settings that weight files tell of themselves, against those of a recipe."""
+"""The settings that weight files declare, compared with those of a recipe."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def computed(step: dg.Pretrained, root: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def snapshot(tmp_path):
-    """A function that writes EDM's pickle of a network, as `precond` and other changes of it have it."""
+    """Returns a function that writes EDM's pickle of a network, with `precond` and other changes."""
 
     def write(change=None, kwargs=None, name="SongUNet", **changes) -> Path:
         step = step_of(tmp_path / "net.pkl", name, "edm_pickle", **changes)
@@ -196,4 +196,4 @@ def test_weights_that_were_overwritten_are_refused_by_a_later_run_with_both_dige
     assert hashlib.sha256(save_weights(tensors)).hexdigest() in str(refused.value)
     assert "delete weights/" in str(refused.value) and step.name in str(refused.value)
     Path(step.source).unlink()
-    step.check_unchanged(bytes, root)  # a host that does not have it
+    step.check_unchanged(bytes, root)  # on a host without the file

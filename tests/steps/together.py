@@ -1,5 +1,5 @@
-"""Trainings by several processes of this machine, over gloo and without Ray: one start of the processes for
-any number of trainings."""
+"""Trainings by several local processes, over gloo and without Ray: one start of the processes for any number
+of trainings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dgflow.store.open import open_store
 
 @dataclass
 class Training:
-    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs, or a
-    checkpoint after step `leave` of the training.
+    """A training of `step` in the root to its last epoch by that many workers, or until there are `stop`
+    epochs, or a checkpoint after step `leave` of the training.
 
     Receipts name no inputs.
     """
@@ -37,15 +37,13 @@ class Training:
     workers: int
     stop: int | None = None
     leave: int | None = None
-    plain: bool = (
-        False  # steps of plain gradient descent of rate 1, whose change of the weights is the gradient
-    )
+    plain: bool = False  # steps of plain gradient descent of rate 1, which change the weights by the gradient
 
 
 def run(folder: Path, trainings: list[Training]) -> None:
-    """One after the other. Raises what the first worker that failed has raised.
+    """Runs the trainings one after the other. Raises the error of the first worker that failed.
 
-    The processes are forks of one that has imported what they need, and done nothing else.
+    The processes are forks of one that has imported the modules, and done nothing else.
     """
     most = max(training.workers for training in trainings)
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
@@ -87,7 +85,7 @@ def _train(rank: int, each: Training) -> None:
     if each.leave is not None:
         whole, taken = task.loss, []
         task.loss = lambda network, slots, step: taken.append(step) or whole(network, slots, step)
-        # Only the last worker has the notice, as on a host that will be taken away.
+        # Only the last worker has the notice, as on a host that will be reclaimed.
         last = rank == each.workers - 1
         options["asks"] = lambda: Wish(*[last and taken[-1] + 1 == each.leave] * 2)
     train(task, steps, {}, epochs=each.step.epochs, rank=rank, world_size=each.workers, **options)

@@ -64,7 +64,8 @@ SCORES: dict[str, dict[str, Any]] = {
 
 
 def randomised(network: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Every parameter small and random, those that start at zero too; buffers as they were built."""
+    """Sets every parameter to small random values, including those that start at zero; buffers stay as
+    built."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -73,7 +74,7 @@ def randomised(network: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def pretrained(folder: Path, name: str, inputs: Bound | None = None, **fields: Any) -> dg.Pretrained:
-    """A `Pretrained` of the given fields whose file is written to `folder`."""
+    """Returns a `Pretrained` of the given fields whose file is written to `folder`."""
     file = folder / f"{name.replace(' ', '-')}.safetensors"
     step = dg.Pretrained(source=str(file), **{"image_size": 8, **fields})
     torch.manual_seed(0)
@@ -82,8 +83,8 @@ def pretrained(folder: Path, name: str, inputs: Bound | None = None, **fields: A
 
 
 def discriminator(folder: Path, classifier: dg.Pretrained) -> dg.Pretrained:
-    """A head, with 1,000 rows of labels as the published ones, on the features of a classifier that is a
-    `HEAD` itself."""
+    """Returns a head, with 1,000 rows of labels as the published ones, on the features of a classifier that
+    is a `HEAD` itself."""
     file = folder / f"{Path(classifier.source).stem}-head.safetensors"
     torch.manual_seed(0)
     head = HEAD.head(image_size=8, channels=HEAD.model_channels, num_classes=1000)
