@@ -1,5 +1,5 @@
-"""A driver to be killed: `driver.py WHAT ROOT SOURCE` completes a toy step in a root, with Ray and worker
-processes of its own."""
+"""A driver to be killed: `driver.py WHAT ROOT SOURCE` completes a toy step in a root, with its own Ray and
+worker processes."""
 
 import os
 import sys
@@ -22,8 +22,8 @@ SHARDS = 60
 
 
 def target(what: str, source: Path) -> Step:
-    """The step that WHAT names: `score`, two epochs of the score network, `long`, many of them, or `samples`,
-    60 shards of its samples."""
+    """Returns the step that WHAT names: `score`, two epochs of the score network, `long`, many of them, or
+    `samples`, 60 shards of its samples."""
     if what == "samples":
         return Counted(samples=tiny.fakes(source, steps=8)[: 8 * SHARDS])
     return tiny.score(source, epochs=EPOCHS) if what == "long" else tiny.score(source)
@@ -31,7 +31,7 @@ def target(what: str, source: Path) -> Step:
 
 if __name__ == "__main__":
     what, root, source = sys.argv[1:]
-    if stale := os.environ.get("STALE_SECONDS"):  # of a driver's signs of life, for who waits for them
+    if stale := os.environ.get("STALE_SECONDS"):  # of a driver's signs of life, for a driver that waits
         from dgflow.runtime.training import fit, lease
 
         lease.STALE_SECONDS = float(stale)

@@ -1,4 +1,4 @@
-"""What a smoke run of every shipped system has to say."""
+"""Checks of a smoke run of every shipped system."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def check_run(recipe: str, output: str, root: Path, options: Sequence[str]) -> N
     for arm in found["arms"].values():
         assert set(metrics) <= set(arm) and all(math.isfinite(arm[metric]["mean"]) for metric in metrics)
         assert any("smoke run" in line for line in arm["warnings"])
-    # Guidance does something, and the discriminator that guides was trained on this run's own images.
+    # Guidance has an effect, and the discriminator that guides was trained on this run's own images.
     plain, *guided = (found["arms"][name]["fid"]["mean"] for name in arms)
     assert plain not in guided
     assert "<h1>Smoke run, nothing to compare with: " in (root / "report.html").read_text()

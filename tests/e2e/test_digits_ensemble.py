@@ -1,4 +1,4 @@
-"""The study of ensembles on digits: what it shares with the main job, and a run at toy size."""
+"""The study of ensembles on digits: steps shared with the main recipe, and a run at toy size."""
 
 import json
 import math
@@ -47,4 +47,4 @@ def test_every_member_and_both_combinations_of_either_kind_have_an_arm(tmp_path,
     assert set(arms) == {"unguided"} | guided
     fids = [arm["fid"]["mean"] for arm in arms.values()]
     assert all(math.isfinite(fid) for fid in fids)
-    assert len(set(fids)) == len(fids)  # no two arms are guided alike
+    assert len(set(fids)) == len(fids)  # no two arms have the same guidance

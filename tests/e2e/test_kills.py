@@ -1,4 +1,4 @@
-"""Real processes, really killed: the same command again completes, builds only what was missing, and ends
+"""Real processes that are killed: the same command again completes, builds only what was missing, and ends
 with the same bits.
 
 The bits are those of the samples and the weights.
@@ -25,7 +25,7 @@ from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 
-DEADLINE = 600.0  # seconds for anything that is waited for
+DEADLINE = 600.0  # seconds, the timeout of every wait
 pytestmark = pytest.mark.usefixtures("own_ray")
 
 
@@ -42,7 +42,7 @@ class Run:
         )
 
     def wait_for(self, condition, what: str):
-        """Poll until `condition()` gives something; the run may not end before."""
+        """Polls until `condition()` is true; the run may not end before."""
         deadline = time.monotonic() + DEADLINE
         while not (found := condition()):
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.output.read_text()}"
@@ -65,7 +65,7 @@ def steps_of(root: Path, step) -> StepStore:
 
 
 def receipts(root: Path, step, folder: str) -> dict[int, Receipt]:
-    """Number to receipt, as written: one for each part, or the test fails."""
+    """Returns the receipts by number, as written: one per part, or the test fails."""
     steps = steps_of(root, step)
     committed = steps.committed(folder)
     assert all(len(keys) == 1 for keys in committed.values())
@@ -83,7 +83,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, source):
-    """A root with a trained score network."""
+    """Returns a root with a trained score network."""
     root = tmp_path_factory.mktemp("trained") / "root"
     complete(tiny.score(source), open_store(str(root)))
     return root
@@ -91,8 +91,8 @@ def trained(tmp_path_factory, source):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, source, trained):
-    """The same root, completed with nothing that could be disturbed: in this process, with one thread as
-    Ray's workers have."""
+    """Returns the same root, completed without disturbance: in this process, with one thread as in Ray's
+    workers."""
     root = tmp_path_factory.mktemp("undisturbed") / "root"
     shutil.copytree(trained, root)
     threads = torch.get_num_threads()
@@ -110,8 +110,8 @@ def samples(source):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, source, trained):
-    """A root whose driver is killed while it samples, and a worker of the driver after it; the receipts that
-    the first left, and what the second said."""
+    """Returns a root whose driver is killed while it samples, and a worker of the driver after it; with the
+    receipts that the first left, and the output of the second."""
     root = tmp_path_factory.mktemp("killed") / "root"
     shutil.copytree(trained, root)
     steps = steps_of(root, samples(source))
@@ -140,7 +140,7 @@ def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(kille
     assert len(after) == driver.SHARDS
     assert {
         number: after[number] for number in killed.before
-    } == killed.before  # not built again: the very receipts, times and all
+    } == killed.before  # not built again: the identical receipts, including times
     assert digests(killed.root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
     assert steps_of(killed.root, samples(source)).store.list(f"{samples(source).name}/manifests")
 
@@ -171,14 +171,13 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
     Run("long", tmp_path / "driver", source).finish()
     after = receipts(tmp_path / "driver", step, "epochs")
     assert {number: after[number] for number in before} == before
-    # Two disturbed runs, disturbed in different places, that agree in every epoch: and with the undisturbed
-    # one's first two.
+    # Two runs, disturbed in different places, agree in every epoch, and with the undisturbed one's first two.
     assert digests(tmp_path / "driver", step, "epochs") == digests(tmp_path / "killed", step, "epochs")
     assert len(after) == driver.EPOCHS
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it; what ends meanwhile has none."""
+    """Returns a process and all below it; processes that end meanwhile have none."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
@@ -190,7 +189,8 @@ def tree(pid: int) -> list[int]:
 def test_a_driver_that_is_stopped_is_followed_by_another_and_waits_when_it_comes_back(
     tmp_path, source, monkeypatch
 ):
-    """With its workers. Both end well, and each epoch is committed once."""
+    """The driver is stopped with its workers. Both drivers end successfully, and each epoch is committed
+    once."""
     monkeypatch.setenv("STALE_SECONDS", "10")
     step, root = driver.target("long", source), tmp_path / "root"
     steps = steps_of(root, step)
@@ -217,8 +217,8 @@ def test_a_driver_that_is_stopped_is_followed_by_another_and_waits_when_it_comes
 
 @pytest.mark.slow
 def test_the_epochs_of_a_killed_training_equal_those_of_an_undisturbed_one(trained, source, tmp_path):
-    """`trained` ran undisturbed for two epochs; more epochs of the same step, with its driver killed, leave
-    them and go on from them."""
+    """`trained` ran undisturbed for two epochs. More epochs of the same step, with its driver killed, keep
+    them and continue from them."""
     shutil.copytree(trained, tmp_path / "root")
     step = driver.target("long", source)
     run = Run("long", tmp_path / "root", source)

@@ -1,4 +1,4 @@
-"""`dgflow metrics` with its samples and its root in S3, and its driver killed on the way."""
+"""`dgflow metrics` with its samples and its root in S3, and its driver killed midway."""
 
 import json
 import os
@@ -23,13 +23,13 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import save_weights
 
-DEADLINE = 600.0  # seconds for anything that is waited for
+DEADLINE = 600.0  # seconds, the timeout of every wait
 SHARD = re.compile(r"features-[0-9a-f]{12}/shards/.+\.json")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of random weights by recipe."""
+    """Returns a file of random weights by recipe."""
     shapes = {name: tuple(values.shape) for name, values in InceptionV3Module().state_dict().items()}
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(inception_recipe.weights(7, shapes)))
@@ -38,7 +38,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder with `a.npz` and `b.npz`, six and five images."""
+    """Returns a folder with `a.npz` and `b.npz`, six and five images."""
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for name, count in (("a", 6), ("b", 5)):
@@ -51,13 +51,13 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def cloud(s3_url, tmp_path, monkeypatch):
-    """The url of an empty folder in S3; this process and its children are clients of the server."""
+    """Returns the URL of an empty folder in S3; this process and its children are clients of the server."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of copies of the weights
     return s3_url
 
 
 class Command:
-    """`python -m dgflow` with its outputs in files."""
+    """Runs `python -m dgflow` with its outputs in files."""
 
     def __init__(self, folder: Path, name: str, *arguments: str) -> None:
         self.stdout, self.stderr = folder / f"{name}.stdout", folder / f"{name}.stderr"
@@ -72,7 +72,7 @@ class Command:
 
 
 def shards(root: ObjectStore) -> dict[str, bytes]:
-    """The receipts of shards of features: key to content, which has the time it was made in it."""
+    """Returns the receipts of shards of features: key to content, which contains the time of its creation."""
     keys = [entry.key for entry in root.list("") if SHARD.fullmatch(entry.key)]
     return dict(zip(keys, root.get_many(keys), strict=True))
 
@@ -112,7 +112,7 @@ def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_
     again = Command(tmp_path, "again", *command)
     assert again.process.wait(timeout=DEADLINE) == 0, again.said()
     after = shards(root)
-    assert len(after) == 2 and before.items() <= after.items()  # not made again: the very receipts
+    assert len(after) == 2 and before.items() <= after.items()  # not made again: the identical receipts
 
     found = read_result(again.stdout.read_text().splitlines()[-1], "again")
     target = comparison(
@@ -126,7 +126,7 @@ def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_
     complete(target, store)
     local = read_result(result_of(target, store), "local")
     assert found.values == {name: pytest.approx(value, rel=1e-4) for name, value in local.values.items()}
-    assert found.provenance == local.provenance  # digests are of the content, wherever it lies
+    assert found.provenance == local.provenance  # digests cover the content, wherever it is stored
 
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert secret not in killed.said() + again.said() + json.dumps(command)

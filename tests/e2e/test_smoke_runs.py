@@ -1,7 +1,8 @@
 """Shipped systems from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a
 table of finite numbers.
 
-All others run in one process (`test_smoke_runs_here.py`): the same steps, at less than half of the time.
+All other systems run in one process (`test_smoke_runs_here.py`): the same steps, at less than half of the
+time.
 """
 
 import os

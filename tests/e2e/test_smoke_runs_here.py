@@ -1,8 +1,8 @@
 """Shipped systems from the command line at toy size, to a table of finite numbers, without Ray and in this
 process; `test_smoke_runs.py` runs them as a user does.
 
-Inception looks at the images in small here: most of such a run would be its convolutions of 299 x 299, by
-random weights, of what random networks drew.
+Inception gets smaller images here; most of such a run would otherwise be its convolutions at 299 pixels, with
+random weights, on the output of random networks.
 """
 
 import runpy
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from dgflow.networks.inception.module import SPATIAL_CHANNELS, InceptionFeatures, InceptionV3Module
 
-SIDE = 75  # pixels: the least that all its layers take
-SPATIAL = 17  # of the maps of `spatial` at 299 pixels
+SIDE = 75  # pixels: the minimum that all its layers accept
+SPATIAL = 17  # side of the maps of `spatial` at 299 pixels
 
 
 @pytest.fixture
 def small_inception(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same network on a sixteenth of the pixels, with features of the same shapes."""
+    """Replaces Inception by the same network on a sixteenth of the pixels, with features of the same
+    shapes."""
     whole = InceptionV3Module._features
 
     def features(self: InceptionV3Module, x: Tensor) -> InceptionFeatures:
@@ -48,7 +49,7 @@ def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(WORKFLOWS))  # as of a script that is run
+    monkeypatch.syspath_prepend(str(WORKFLOWS))  # as for a script that is run
     root = tmp_path / "runs" / f"{recipe}-smoke"
     try:
         for options in WITHOUT_RAY[recipe]:

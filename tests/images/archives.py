@@ -1,5 +1,5 @@
-"""Data sets as they are published, made small: trees of pictures in tars and zips, CIFAR's archives with the
-pickles of Python 2."""
+"""Small versions of data sets in their published form: trees of pictures in tars and zips, CIFAR's archives
+with the pickles of Python 2."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def by_class(files: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """`{class: {name: data}}` of paths `class/name`."""
+    """Groups paths `class/name` as `{class: {name: data}}`."""
     found: dict[str, dict[str, bytes]] = {}
     for name, data in files.items():
         folder, _, base = name.rpartition("/")
@@ -58,13 +58,13 @@ def by_class(files: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
 
 
 def cifar_records(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels as CIFAR has them, uint8 [count, 3072] (red, green and blue planes), and labels."""
+    """Returns pixels in CIFAR's layout, uint8 [count, 3072] (red, green and blue planes), and labels."""
     random = np.random.default_rng(seed)
     return random.integers(0, 256, (count, 3072), np.uint8), random.integers(0, classes, count)
 
 
 def as_images(records: np.ndarray) -> np.ndarray:
-    """uint8 [N, 32, 32, 3], one value at a time."""
+    """Converts records to uint8 [N, 32, 32, 3], one value at a time."""
     images = np.zeros((len(records), 32, 32, 3), np.uint8)
     for channel in range(3):
         for row in range(32):
@@ -79,7 +79,7 @@ def python2_batch(
     label_key: bytes,
     reconstruct: bytes = b"numpy.core.multiarray\n_reconstruct\n",
 ):
-    """A pickle as Python 2 wrote it: protocol 2, strings as bytes, the array through numpy's
+    """Returns a pickle as Python 2 wrote it: protocol 2, strings as bytes, the array through numpy's
     `_reconstruct`."""
 
     def text(value: bytes) -> bytes:
@@ -110,7 +110,7 @@ def python2_batch(
 def cifar10_files(
     per_batch: int = 6, binary: bool = False
 ) -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
-    """The archive's files, and the images and labels of its training batches."""
+    """Returns the archive's files, and the images and labels of its training batches."""
     parts = [cifar_records(per_batch, 10, number) for number in range(6)]
     files = {}
     for number, (records, labels) in enumerate(parts):

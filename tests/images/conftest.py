@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def pixels() -> np.ndarray:
-    """24 images of 6 x 5 pixels, uint8 [24, 6, 5, 3]."""
+    """Returns 24 images of 6 x 5 pixels, uint8 [24, 6, 5, 3]."""
     return np.random.default_rng(0).integers(0, 256, (24, 6, 5, 3), np.uint8)
 
 

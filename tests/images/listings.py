@@ -20,7 +20,7 @@ ZIPS = {
 
 @pytest.fixture
 def files(pixels) -> dict[str, bytes]:
-    """Three classes of eight pictures; the order of the names is that of `pixels`."""
+    """Returns three classes of eight pictures; the order of the names is that of `pixels`."""
     return {f"{CLASSES[item // 8]}/{item % 8:02d}.png": png(image) for item, image in enumerate(pixels)}
 
 
@@ -50,7 +50,7 @@ def write(form: str, folder: Path, files: dict[str, bytes]) -> str:
 
 
 def same(found, expected) -> bool:
-    """Whether these are those pixels, none of them an error."""
+    """True if the images are those pixels, and none is an error."""
     images = list(found)
     return not any(isinstance(image, ValueError) for image in images) and np.array_equal(images, expected)
 

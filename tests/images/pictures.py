@@ -1,4 +1,4 @@
-"""What is read of a source of images, and pictures to read."""
+"""Reads all of a source of images, and makes pictures to read."""
 
 from pathlib import Path
 

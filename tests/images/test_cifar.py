@@ -1,5 +1,4 @@
-"""CIFAR's own archives: the pixels and labels that were put in, packed and unpacked, and no pickle that runs
-anything."""
+"""CIFAR's own archives: pixels and labels survive packed and unpacked, and no pickle runs code."""
 
 import os
 import pickle
@@ -59,7 +58,7 @@ def test_a_pickle_that_would_run_something_is_refused_by_name_and_runs_nothing(t
     with pytest.raises(ValueError, match=r"found what cannot be used \(it names (posix|nt)\.mkdir"):
         load_batch(data, "x")
     pickle.loads(data)
-    assert (tmp_path / "ran").exists()  # the pickle was a live one
+    assert (tmp_path / "ran").exists()  # shows that the pickle was live
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_other_globals_are_refused(name):
 
 
 def test_what_a_pickle_does_to_a_stand_in_ends_with_it():
-    """State that goes for the attributes of the class: a later file is read as if it had not been there."""
+    """The pickle sets attributes of the class: a later file is read as if it had not existed."""
     hostile = b"\x80\x02cnumpy\nndarray\n(}U\x04argsK\x01s}U\x0b__setstate__K\x01stb."
     with pytest.raises(ValueError, match="a batch of CIFAR"):
         load_batch(hostile, "x")

@@ -1,4 +1,4 @@
-"""Archives and pickles that would take a machine's memory, disk or stack."""
+"""Archives and pickles that try to exhaust a machine's memory, disk or stack."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ PICTURE = png(np.zeros((4, 4, 3), np.uint8))
 
 
 def peak(call: Callable[[], object]) -> int:
-    """The bytes that Python's allocators hold at most during a call."""
+    """Returns the maximum number of bytes that Python's allocators hold during a call."""
     tracemalloc.start()
     try:
         call()
@@ -34,7 +34,7 @@ def peak(call: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x80\x02r\xff\xff\xff\x7fN.",  # a place in the memo
+        b"\x80\x02r\xff\xff\xff\x7fN.",  # an index in the memo
         b"\x80\x02T\xff\xff\xff\x7f.",  # the length of a string
         b"\x80\x02\x8b\xff\xff\xff\x7f.",  # of a number
         b"\x96\0\0\0\x7f\0\0\0\0",  # of an array of bytes
@@ -62,7 +62,7 @@ def test_a_compressed_tar_that_grows_as_no_pictures_do_is_refused(tmp_path, suff
     with pytest.raises(ValueError, match=says):
         list_images(str(path))
     monkeypatch.undo()
-    assert list_images(str(path)).rows == 1  # 8 MiB are no danger
+    assert list_images(str(path)).rows == 1  # 8 MiB are accepted
 
 
 def nested(levels: int) -> bytes:

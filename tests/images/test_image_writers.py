@@ -1,5 +1,5 @@
-"""Export: what other tools read has the same pixels, labels and indices; nothing is overwritten and nothing
-half is left."""
+"""Export: other tools read the same pixels, labels and indices; nothing is overwritten and no partial output
+remains."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FORMATS = [("npz", "out.npz"), ("png", "out"), ("png", "out.zip"), ("parquet", "
 
 @pytest.fixture
 def shards(tmp_path, pixels, labels) -> str:
-    """Images with the indices 1990 to 2013 and labels."""
+    """Returns images with the indices 1990 to 2013 and labels."""
     (tmp_path / "in.parquet").write_bytes(
         encode_shard({"index": np.arange(1990, 2014), "image": pixels, "label": labels})
     )
@@ -32,7 +32,7 @@ def shards(tmp_path, pixels, labels) -> str:
 
 @pytest.fixture
 def broken(tmp_path, pixels) -> str:
-    """A folder whose last picture cannot be read."""
+    """Returns a folder whose last picture cannot be read."""
     folder = tmp_path / "broken"
     folder.mkdir()
     for item, image in enumerate(pixels):
@@ -140,7 +140,7 @@ def test_what_appeared_during_the_export_is_not_overwritten_either(tmp_path, sha
 
     images.read = read_slowly  # type: ignore[method-assign]
     if format == "npz":
-        images.read(0, 1)  # its shape is asked for before the output is looked at
+        images.read(0, 1)  # its shape is read before the output is checked
         (tmp_path / name).unlink()
         first = iter([read])
         images.read = lambda start, stop: next(first, read_slowly)(start, stop)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Labels of every form: understood or left out where they are optional, refused where they are needed."""
+"""Labels of every form: interpreted or left out if they are optional, refused if they are required."""
 
 import json
 import resource

@@ -30,7 +30,7 @@ def test_every_form_of_the_same_pictures_gives_the_same_rows_in_any_order_and_pr
     reader = cloudpickle.loads(cloudpickle.dumps(open_reader(source, listing)))
     for rows in (list(range(24)), [23, 0, 7, 7, 12]):
         assert same(reader.read(rows), pixels[rows])
-    again = cloudpickle.loads(cloudpickle.dumps(reader))  # one that has files open
+    again = cloudpickle.loads(cloudpickle.dumps(reader))  # a reader with open files
     assert same(again.read([5]), pixels[[5]])
 
 
@@ -39,7 +39,7 @@ def test_a_listing_does_not_depend_on_where_the_source_lies(tmp_path, files, for
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = (list_images(write(form, tmp_path / name, files)) for name in ("one", "two"))
-    if "gz" not in form:  # gzip notes the time: another size
+    if "gz" not in form:  # gzip records the time, which changes the size
         assert one.encoded() == two.encoded()
     assert one.digest == two.digest
 
@@ -118,7 +118,7 @@ def test_parts_that_are_no_splits_are_all_read(tmp_path, pixels, labels):
 
 
 def test_labels_that_are_not_wanted_are_not_looked_at(tmp_path, files, pixels):
-    """Text in Parquet, vectors in `dataset.json`, one-hot rows in an npz."""
+    """Covers text in Parquet, vectors in `dataset.json`, and one-hot rows in an npz."""
     cells = pa.array([png(each) for each in pixels])
     pq.write_table(pa.table({"image": cells, "label": ["ant"] * 24}), tmp_path / "a.parquet")
     np.savez(tmp_path / "a.npz", pixels, np.eye(24))

@@ -1,4 +1,4 @@
-"""Sources of images that are cut, foreign or changed since they were listed."""
+"""Sources of images that are truncated, of another form, or changed since they were listed."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from dgflow.images.readers import OPEN_TARS, open_reader
 __all__ = ["files"]
 
 
-# What is cut, foreign or changed
+# Truncated, foreign and changed sources
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar of tars", "folder of tars", "folder of tgz"])
@@ -111,7 +111,7 @@ def test_a_source_that_has_gone_since_is_refused(tmp_path, files, form):
 def other(
     form: str, folder: Path, number: int, files: dict[str, bytes], pixels: np.ndarray, labels: np.ndarray
 ) -> str:
-    """The source `number` of two of equal size whose content differs."""
+    """Returns the source `number` of two of equal size whose content differs."""
     folder.mkdir()
     if form == "npz":
         np.savez(folder / "a.npz", pixels, labels)
@@ -138,7 +138,7 @@ def test_other_content_of_the_same_size_is_refused_when_it_is_read(tmp_path, fil
         for number in range(2)
     ]
     listing = list_images(sources[0])
-    if form in ("tar.gz", "parquet"):  # as if it had come out as long as the other
+    if form in ("tar.gz", "parquet"):  # as if its size had come out equal
         listing = replace(listing, files=(("", Path(sources[1]).stat().st_size),))
     assert len({Path(source).stat().st_size for source in sources}) == 1 or form in ("tar.gz", "parquet")
     with pytest.raises(Changed, match="the data changed since"):

@@ -1,4 +1,4 @@
-"""Kinds of pictures: each is read alike by metrics, export and import, or refused by all three by name."""
+"""Kinds of pictures: metrics, export and import read each in the same way, or all three refuse it by name."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ def saved(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def deep_png(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, which PIL does not write."""
+    """Returns a PNG of 16 bits per channel, which PIL does not write."""
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2]]
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
@@ -53,7 +53,7 @@ def deep_png(pixels: np.ndarray) -> bytes:
 
 
 def deep_tiff(pixels: np.ndarray) -> bytes:
-    """A TIFF of one strip with 16 bits a channel, which PIL does not write in colour."""
+    """Returns a TIFF of one strip with 16 bits per channel, which PIL does not write in colour."""
     height, width, channels = pixels.shape
     data = pixels.astype("<u2").tobytes()
     bits = struct.pack(f"<{channels}H", *[16] * channels)
@@ -101,7 +101,7 @@ SHALLOW_PICTURES = {
 
 
 def folder_of(folder: Path, *pictures: bytes) -> Path:
-    """Pictures named .png, whatever they are: they are read by content."""
+    """Returns pictures named .png, whatever they are: their format is recognised from the content."""
     folder.mkdir()
     for number, data in enumerate(pictures):
         (folder / f"p{number}.png").write_bytes(data)

@@ -1,4 +1,4 @@
-"""Preparations against closed forms, torch's antialiased filter and the rule written out."""
+"""Preparations against closed forms, torch's antialiased filter and a direct implementation of the rule."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,8 @@ def test_adms_crop_takes_the_centre_and_rounds_its_offsets_down(height, width, t
 
 
 def test_adm_halves_with_a_box_filter():
-    """Twice the size: means of 2, along rows and then along columns, rounded each time; then nothing is left
-    to resize."""
+    """At twice the size, the means of 2 along rows and then along columns are rounded each time; nothing is
+    left to resize."""
     pixels = smooth(128, 200).astype(float)
     rows = np.floor(pixels.reshape(128, 100, 2, 3).mean(axis=2) + 0.5)
     means = np.floor(rows.reshape(64, 2, 100, 3).mean(axis=1) + 0.5)
@@ -77,8 +77,8 @@ def test_celebas_crop_takes_the_centre_140_and_rounds_its_offsets_down():
 
 
 def test_celebas_filter_keeps_a_ramp():
-    """A linear ramp is a fixed point of a symmetric filter, away from the borders: the value at the centre of
-    each new pixel."""
+    """A linear ramp is a fixed point of a symmetric filter, away from the borders: each new pixel has the
+    value at its centre."""
     ramp = np.broadcast_to(np.arange(140, dtype=np.uint8)[None, :, None], (140, 140, 1))
     centres = (np.arange(64) + 0.5) * 140 / 64 - 0.5
     assert np.array_equal(

@@ -1,4 +1,5 @@
-"""Images for the evaluator in Parquet files, tars and CIFAR's archives, and every source alike."""
+"""Images for the evaluator in Parquet files, tars and CIFAR's archives, with equal results from every
+source."""
 
 import os
 import pickle
@@ -176,7 +177,7 @@ def test_the_training_images_of_cifars_archive_have_the_digest_of_the_same_array
     assert np.array_equal(images.read(4, 20), list(pixels[4:20]))
 
 
-# All of them
+# All sources
 
 
 @pytest.fixture(

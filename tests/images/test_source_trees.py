@@ -1,5 +1,5 @@
-"""Folders as people have them: links, splits, suffixes, numbered pictures and folders. Every case goes
-through metrics (samples and reference), export and import, which are to find the same images."""
+"""Folders as found in practice: links, splits, suffixes, numbered pictures and folders. Every case goes
+through metrics (samples and reference), export and import, which must find the same images."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from dgflow.steps.sources.image_set import ImageSet
 
 
 def tree(names: list[str]) -> dict[str, bytes]:
-    """A picture of its own for each name."""
+    """Writes a different picture for each name."""
     return {name: png(np.full((4, 4, 3), number, np.uint8)) for number, name in enumerate(names)}
 
 
@@ -78,7 +78,7 @@ def test_a_folder_is_read_once_however_many_links_lead_to_it(tmp_path, read: Rea
 
 
 def test_names_do_not_depend_on_links(tmp_path):
-    """A link to a class folder stands before the folder itself, one level up."""
+    """A link to a class folder precedes the folder itself, one level up."""
     write_tree(tmp_path / "a", tree(["x/cat/0.png", "x/dog/1.png"]))
     (tmp_path / "a" / "cat").symlink_to(tmp_path / "a/x/cat")
     listing = list_images(str(tmp_path / "a"))
@@ -93,7 +93,7 @@ def test_links_to_class_folders_and_files_elsewhere_are_followed(tmp_path, read:
     (tmp_path / "a/cat").symlink_to(tmp_path / "data/cats")
     (tmp_path / "a/dog").symlink_to(tmp_path / "data/dogs")
     (tmp_path / "a/eel").mkdir()
-    for name in ("0.png", "1.png"):  # stores that keep equal files once link to them by several names
+    for name in ("0.png", "1.png"):  # stores that deduplicate equal files link to them by several names
         (tmp_path / "a/eel" / name).symlink_to(tmp_path / "data/blob")
     found = read(str(tmp_path / "a"), tmp_path)
     assert found[:2] == (4, [0, 1, 2, 2])
@@ -109,7 +109,7 @@ def test_a_link_beside_its_own_picture_is_not_another_picture(tmp_path, read: Re
 
 @every_reader
 def test_links_into_a_cache_below_the_same_folder_are_the_pictures(tmp_path, read: Read):
-    """As the cache of Hugging Face's hub keeps them: files by digest, and links with their names."""
+    """The cache of Hugging Face's hub keeps files by digest, and links with their names."""
     folder = write_tree(tmp_path / "a", tree(["blobs/0c1d", "blobs/7e9f"]))
     for name, blob in (("cat/0.png", "0c1d"), ("dog/1.png", "7e9f")):
         link = folder / "snapshots" / "5f2" / name
@@ -282,7 +282,7 @@ def test_a_path_with_an_at_sign_is_a_path(tmp_path):
 
 
 def test_a_listing_that_has_all_splits_stays_valid(tmp_path):
-    """As earlier versions made it."""
+    """The listing is as earlier versions made it."""
     source = str(write_tree(tmp_path / "a", tree(["train/0.png", "val/1.png", "val/2.tif"])))
     earlier = Listing.decoded(list_images(source, every_split=True).encoded())
     assert earlier.rows == 3 and earlier.classes == ("train", "val")
@@ -334,7 +334,7 @@ def test_an_index_of_another_parquet_is_taken_as_rows(tmp_path, pixels, index, r
     pq.write_table(table, tmp_path / "a.parquet")
     source = str(tmp_path / "a.parquet")
     assert by_reference(source, tmp_path).rows == by_export(source, tmp_path).rows == rows
-    if index[0] == 0:  # mostly there: samples may be missing
+    if index[0] == 0:  # mostly complete: samples may be missing
         with pytest.raises(ValueError, match="3 missing; .*leave that column out or give it another name"):
             by_metrics(source, tmp_path)
     else:

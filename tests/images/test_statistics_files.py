@@ -1,5 +1,5 @@
-"""Reference moments: read as float64, with a digest of the numbers alone, and whatever else the file holds is
-left alone."""
+"""Reference moments: read as float64, with a digest of the numbers alone; other contents of the file are not
+read."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +18,7 @@ def moments(width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_both_pairs_are_read_without_the_images_beside_them(tmp_path):
     (mu, sigma), (mu_s, sigma_s) = moments(8), moments(5, 1)
-    # An array of objects would be an error if it were touched.
+    # Reading an array of objects would raise an error.
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=np.array([{}], object))
     found = read_statistics(str(tmp_path / "a.npz"))
     assert found is not None and found.mu_s is not None and found.sigma_s is not None

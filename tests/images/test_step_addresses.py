@@ -1,5 +1,5 @@
-"""The address of a step's samples: the one sealed slice that it can mean, and what is there where it can mean
-none or several."""
+"""The address of a step's samples: the only sealed slice that it can mean, and errors that list the slices if
+it is ambiguous."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore
 
-ROWS = 10  # in a shard
+ROWS = 10  # per shard
 INPUTS, OTHER_INPUTS = {"score": "0" * 64}, {"score": "1" * 64}
 
 
@@ -56,7 +56,7 @@ def seal(steps: StepStore, start: int, stop: int, inputs: dict[str, str] = INPUT
 
 @pytest.fixture(params=["local", "s3"])
 def root(request, tmp_path) -> str:
-    """A root of this url, marked as one."""
+    """Returns a root of this URL, marked as one."""
     url = str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("s3_url")
     open_store(url).put("dgflow.json", b'{"dgflow_root": 1}')
     return url

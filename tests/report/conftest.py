@@ -1,4 +1,4 @@
-"""Roots that several tests of this folder look at; each test has its own."""
+"""Roots that several tests of this folder read; each test has its own."""
 
 import pytest
 from report.fake_root import UNFINISHED, fill, new_store, recipe, write_source
@@ -18,7 +18,7 @@ def finished(source):
 
 @pytest.fixture
 def unfinished(source):
-    """Shard 1 of one guided step is missing, and so all that needs it."""
+    """Returns a root in which shard 1 of one guided step is missing, and so everything that needs it."""
     target, store = recipe(source=source), new_store()
     fill(target, store, leave_out=[(UNFINISHED, 1)])
     return target, store

@@ -1,5 +1,5 @@
-"""A finished digits-like run in a memory store, made by the real store from made-up numbers: for tests of
-what only reads."""
+"""A finished digits-like run in a memory store, written by the real store with made-up numbers: for tests of
+readers."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore
 
-UNFINISHED = "generate seed 102, guided by discriminator"  # a step that tests leave a shard of out
+UNFINISHED = "generate seed 102, guided by discriminator"  # a step without one of its shards
 SHARD = 100
 SEEDS = (101, 102, 103)
 FID = {
@@ -47,7 +47,7 @@ _names = itertools.count()
 
 
 def write_source(path: Path) -> str:
-    """The file of images that a recipe names: it is looked at, and not read."""
+    """Writes the file of images that a recipe names: its existence is checked, its content is not read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
     return str(path)
@@ -75,7 +75,7 @@ def recipe(
     seeds: Iterable[int] = SEEDS,
     shard_size: int = SHARD,
 ) -> Evaluate:
-    """The digits recipe in small; `source` is a file of images that has to exist."""
+    """Returns a small digits recipe; `source` is a file of images that has to exist."""
     real = ImportImages(source=source, num_classes=10, image_size=16, channels=1, shard_size=shard_size)
     train, reference = real[:150], real[150:300]
     network = SongUNet(
@@ -105,7 +105,7 @@ def recipe(
 
 
 def digits(count: int, seed: int) -> np.ndarray:
-    """Images uint8 [n, 16, 16, 1] of a few random strokes."""
+    """Returns images uint8 [n, 16, 16, 1] of a few random strokes."""
     share = np.linspace(0, 1, 16)
     bezier = np.stack(
         [(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3], axis=1
@@ -120,7 +120,7 @@ def digits(count: int, seed: int) -> np.ndarray:
 def fill(
     target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, int]] = (), took: float = 2.0
 ) -> None:
-    """Make every step of `target`, but for the parts in `leave_out` (the step's title and the part's number)
+    """Makes every step of `target`, except the parts in `leave_out` (the step's title and the part's number)
     and what needs them.
 
     Receipts say that the first shard took `took` seconds, each further one a second more.
@@ -183,7 +183,7 @@ def fill(
 
 
 def epoch_metrics(step: TrainStep, epoch: int) -> dict:
-    """Losses that fall, and a discriminator that begins to overfit after epoch 12."""
+    """Returns falling losses, and a discriminator that starts to overfit after epoch 12."""
     if step.kind == "train-score":
         return {"train_loss": 0.2 + 0.9 / epoch, "held_out_loss": 0.22 + 0.8 / epoch, "workers": 2}
     if step.kind == "train-classifier":
@@ -214,7 +214,7 @@ def epoch_metrics(step: TrainStep, epoch: int) -> dict:
 
 
 def result_data(target: Evaluate) -> bytes:
-    """What Evaluate commits, with made-up numbers."""
+    """Returns the content that Evaluate commits, with made-up numbers."""
 
     def over(values: list[float]) -> dict:
         return {

@@ -59,7 +59,7 @@ def content() -> bytes:
 
 
 def every_kind() -> list[Figure]:
-    """A figure of each kind, with captions that are long or hostile."""
+    """Returns a figure of each kind, with captions that are long or hostile."""
     grid = [float(x) for x in range(-3, 4)]
     return [
         Lines(
@@ -142,7 +142,7 @@ def every_kind() -> list[Figure]:
 
 
 def commit_ladder(target: Ladder, store: ObjectStore) -> None:
-    """Commit the file of a step whose evaluation is there."""
+    """Commits the file of a step whose evaluation exists."""
     root, known = Root(store), {}
     made = [look(root, node, known) for node in graph(target)][-1]
     assert made.bound is not None

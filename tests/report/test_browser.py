@@ -1,5 +1,5 @@
-"""The page in a real browser, on a desk and on a telephone: nothing overflows, and no words of a figure are
-cut, lie on others or become small. Skipped where there is no Chromium."""
+"""The page in a real browser, at desktop and phone width: nothing overflows, and no text of a figure is cut
+off, overlaps others or becomes small. Skipped without Chromium."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Warnings from receipts: samples that are no images, networks at chance, workers that are slow."""
+"""Warnings from receipts: saturated samples, networks at chance, slow workers."""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ GOOD = {"held_out_loss": 0.5, "held_out_accuracy": 0.9}
 
 @pytest.fixture
 def warnings(tmp_path):
-    """The warnings of the digits-like recipe with these metrics in all receipts of a kind of step."""
+    """Returns the warnings of the digits-like recipe with these metrics in all receipts of a kind of step."""
     steps = [node.step for node in graph(recipe(source=write_source(tmp_path / "digits.npz")))]
 
     def of(**metrics: dict[str, Any]) -> list[str]:

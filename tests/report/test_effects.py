@@ -1,5 +1,5 @@
 """The first screen of the page: changes between arms with their intervals, against closed forms, and the
-words that follow from them."""
+resulting words."""
 
 import math
 from dataclasses import replace

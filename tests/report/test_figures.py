@@ -1,5 +1,5 @@
-"""Figures as SVG: positions that follow from the numbers, captions apart from each other and inside, looks
-that differ without colour, and the same text for the same numbers."""
+"""Figures as SVG: positions that follow from the numbers, captions inside and without overlap, looks that
+differ without colour, and equal text for equal numbers."""
 
 import itertools
 import re
@@ -19,14 +19,14 @@ DRAWN = {name: figure for name, figure in KINDS.items() if not isinstance(figure
 
 
 def svg_of(figure: Figure) -> Any:
-    """The root element of a drawing."""
+    """Returns the root element of a drawing."""
     found = re.search(r"<svg.*</svg>", drawn(figure))
     assert found is not None
     return ElementTree.fromstring(found[0])
 
 
 def boxes(svg: Any) -> dict[str, tuple[float, float, float, float]]:
-    """Left, right, top and bottom of every text, by its words and place."""
+    """Returns left, right, top and bottom of every text, by its words and place."""
     found = {}
     for text in svg.iter("text"):
         kind, words = text.attrib["class"], text.text or ""
@@ -105,7 +105,7 @@ def test_the_points_of_a_front_are_ringed_and_joined_where_they_lie():
     points = svg.find("polyline[@class='line c0']").attrib["points"].split()
     assert line.attrib["points"].split() == [points[0], points[2]]
     rings = [f"{ring.get('cx')},{ring.get('cy')}" for ring in svg.findall("circle")]
-    assert set(rings) >= {points[0], points[2]} and len(rings) == 3  # and that of the legend
+    assert set(rings) >= {points[0], points[2]} and len(rings) == 3  # and those in the legend
 
 
 def test_dashes_mean_what_their_author_says_where_one_curve_is_dashed():

@@ -1,4 +1,4 @@
-"""Numbers of a table as text."""
+"""Formatting of a table's numbers."""
 
 import pytest
 

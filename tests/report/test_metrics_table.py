@@ -1,5 +1,5 @@
-"""The table of `dgflow metrics`: every number with as many digits as its error warrants, and every line plain
-to a reader."""
+"""The table of `dgflow metrics`: every number with as many digits as its error warrants, and lines that need
+no explanation."""
 
 import pytest
 from metrics.metric_results import VALUES, result

@@ -1,5 +1,5 @@
-"""The page: self-contained, escaped, the same for the same root, with the table's numbers; and what it shows
-of an incomplete root."""
+"""The page: self-contained, escaped, equal for equal roots, with the table's numbers; and the page of an
+incomplete root."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """The page's tags with their attributes, and the text."""
 
     VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
 
@@ -107,7 +107,7 @@ def test_the_page_shows_the_numbers_of_the_json(finished):
 
 
 def rows_of_the_table(text: str) -> list[str]:
-    """The rows of the result's table as they are written."""
+    """Returns the rows of the result's table as written."""
     text = text.partition('<table class="result')[2].partition("</table>")[0]
     return re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", text)
 
@@ -229,7 +229,7 @@ def test_every_step_shows_its_configuration_and_fingerprint(finished):
     for made in plan(target, store):
         assert made.step.fingerprint in text
         assert json.dumps(made.step.document(), indent=2, ensure_ascii=False) in text
-    assert "epochs = 20" in text  # not identity, and so not in the document
+    assert "epochs = 20" in text  # not part of identity, and so not in the document
 
 
 def test_the_same_root_gives_the_same_page(finished):
@@ -300,7 +300,7 @@ def test_a_logarithmic_axis_spaces_equal_ratios_equally():
     )
     gaps = np.diff([x for x, _ in points])
     assert gaps[0] == pytest.approx(gaps[1], abs=0.2)
-    assert np.ptp(np.diff([y for _, y in points])) < 0.2  # and a linear one equal differences
+    assert np.ptp(np.diff([y for _, y in points])) < 0.2  # and on a linear axis differences are equal
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e-9, 1e9], [-3.0, 4.0], [0.693, 0.6930001]])
@@ -317,7 +317,8 @@ def test_a_chart_without_points_is_refused():
 
 def test_the_gain_of_a_discriminator_is_shown_by_epoch_weight_and_noise_level(source, monkeypatch):
     def with_gain(step: TrainStep, epoch: int) -> dict:
-        """Gain at weight w of 2 w a - w^2 b, with a = 0.03 epoch and b = 0.02 epoch: largest at 1.5."""
+        """Returns Gain at weight w of 2 w a - w^2 b, with a = 0.03 epoch and b = 0.02 epoch: largest at
+        1.5."""
         level = LevelGain(0.1, 1.0, GainCurve(0.03 * epoch, 0.02 * epoch, (1e-4, 0.0, 1e-4)))
         gain = MeasuredGain(20, level.curve, (level,)).metrics() if step.kind == "train-discriminator" else {}
         return epoch_metrics(step, epoch) | gain

@@ -1,5 +1,5 @@
-"""The page for keyboard and screen reader: headings in order, names of all that can be reached, tables with
-heads, and colours that can be read in both schemes."""
+"""The page for keyboard and screen reader: headings in order, names of all focusable elements, tables with
+headers, and legible colours in both schemes."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ import dgflow.report
 from dgflow.report.page import render
 
 STYLE = (Path(dgflow.report.__path__[0]) / "style.html").read_text()
-TEXT, GRAPHIC = 4.5, 3.0  # least contrast by WCAG 2.2, success criteria 1.4.3 and 1.4.11
+TEXT, GRAPHIC = 4.5, 3.0  # minimum contrast by WCAG 2.2, success criteria 1.4.3 and 1.4.11
 
 
 @pytest.fixture(scope="module")

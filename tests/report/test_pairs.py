@@ -1,4 +1,4 @@
-"""The pairs that guidance changed most: which samples, in which order, with which pictures."""
+"""The pairs that guidance changed most: their samples, order and pictures."""
 
 import base64
 import io

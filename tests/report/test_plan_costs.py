@@ -1,5 +1,4 @@
-"""`plan` with what a recipe costs: the table, the JSON and the command line, with neither data nor weights
-there."""
+"""`plan` with a recipe's costs: the table, the JSON and the command line, without data or weights."""
 
 import json
 import subprocess

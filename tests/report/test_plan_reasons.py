@@ -1,4 +1,4 @@
-"""`plan` explains what differs from the nearest step that is there, by arms, in the width of the terminal."""
+"""`plan` explains the differences from the nearest existing step, by arms, in the width of the terminal."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from dgflow.report.plan_text import plan_json, plan_table
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A root with the finished recipe, and a way to write the recipe with another source of images."""
+    """Returns a root with the finished recipe, and a function that writes the recipe with another source of
+    images."""
     source = str(tmp_path_factory.mktemp("reasons") / "digits.npz")
     store = new_store()
     fill(recipe(source=source), store)
@@ -24,7 +25,7 @@ def filled(tmp_path_factory):
 
 
 def guided(target: dg.Evaluate, **guidance) -> dg.Evaluate:
-    """The recipe with other settings of its guided arm's discriminator."""
+    """Returns the recipe with other settings of its guided arm's discriminator."""
     parts = []
     for part in target.arms["guided"]:
         assert isinstance(part.step, dg.Generate)
@@ -35,7 +36,7 @@ def guided(target: dg.Evaluate, **guidance) -> dg.Evaluate:
 
 
 def changes(target: dg.Evaluate, store) -> dict[str, list[str]]:
-    """By title: the changes of the steps that are new."""
+    """Returns by title the changes of the new steps."""
     return {each.step.title: list(map(str, each.changes)) for each in plan(target, store) if each.changes}
 
 
@@ -53,7 +54,7 @@ def test_another_weight_is_the_one_change_of_each_guided_step(filled):
 
 
 def test_a_term_that_is_added_counts_as_all_of_its_fields(filled):
-    """Two changed fields are nearer than a whole term, which is one line of JSON."""
+    """Two changed fields are nearer than a whole term, although the term is one line of JSON."""
     source, store = filled
     found = changes(guided(recipe(source=source), weight=1.0, second_order_weight=1.0), store)
     assert set(map(tuple, found.values())) == {
@@ -64,7 +65,8 @@ def test_a_term_that_is_added_counts_as_all_of_its_fields(filled):
 
 
 def test_a_step_behind_an_input_differs_by_its_own_fields(tmp_path):
-    """A sampler of a network that was trained at another rate: the rate, and not two fingerprints."""
+    """For a sampler of a network that was trained at another rate, the rate is shown, and not two
+    fingerprints."""
     source, store = str(tmp_path / "digits.npz"), new_store()
     fill(recipe(source=source), store)
     first = recipe(source=source).arms["unguided"][0].step
@@ -81,9 +83,7 @@ def test_a_step_behind_an_input_differs_by_its_own_fields(tmp_path):
     fill(other(0.5, 1), store)
     fill(other(0.25, 1), store, leave_out=[("generate seed 1", number) for number in range(4)])
     found = changes(other(0.25, 7), store)
-    assert found["generate seed 7"] == [
-        "seed 1 -> 7"
-    ]  # the nearest is on record though nothing of it is there
+    assert found["generate seed 7"] == ["seed 1 -> 7"]  # the nearest step has a record but no parts
     fill(other(0.125, 7), store, leave_out=[("generate seed 7", number) for number in range(4)])
     found = changes(other(0.125, 8), store)
     assert found == {"generate seed 8": ["seed 7 -> 8"]}
@@ -126,7 +126,7 @@ def test_steps_are_grouped_by_arm_and_named_by_seed(filled):
     assert second[0] == "train-discriminator seed 1" and second[1:] == unguided
     assert not any("guided by" in place.label for place in places)
     steps = plan_json(plans, store)["steps"]
-    assert [step["name"] for step in steps] == [each.step.name for each in plans]  # in the order of the run
+    assert [step["name"] for step in steps] == [each.step.name for each in plans]  # in execution order
     assert {(step["group"], step["label"]) for step in steps} == {
         (place.group, place.label) for place in places
     }
@@ -156,7 +156,7 @@ def test_the_table_fits_the_terminal_and_no_word_is_cut(filled, columns, costs, 
 
 def test_without_a_terminal_lines_have_a_width_of_their_own(filled, monkeypatch):
     source, store = filled
-    monkeypatch.setenv("COLUMNS", "80")  # what a program inherits says nothing of a pipe
+    monkeypatch.setenv("COLUMNS", "80")  # an inherited variable says nothing about a pipe
     table = plan_table(plan(recipe(source=source, discriminators=2), store), store)
     assert 80 < max(map(len, table.splitlines())) <= 110
 
@@ -182,7 +182,7 @@ def test_a_real_terminal_is_asked_for_its_width(tmp_path):
     try:
         while data := os.read(driver, 4096):
             text += data
-    except OSError:  # the end of a terminal whose process has ended
+    except OSError:  # a terminal whose process has ended
         pass
     assert process.wait() == 0
     lines = text.decode().splitlines()

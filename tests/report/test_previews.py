@@ -1,5 +1,5 @@
-"""Previews: a worker that stands within the first shard of a step has left its first samples, which equal the
-rows that it commits later; nothing depends on them."""
+"""Previews: a worker within the first shard of a step has written its first samples, which equal the rows
+that it commits later; nothing depends on them."""
 
 import io
 import json
@@ -49,14 +49,14 @@ def target(tmp_path_factory) -> Slice:
 
 
 def ready(target: Slice, store: ObjectStore) -> StepStore:
-    """A root with the weights; the samples' step in it."""
+    """Returns a root with the weights, and the samples' step in it."""
     assert isinstance(target.step, dg.Generate)
     complete(target.step.score.step, store)
     return Root(store).step_store(target.step)
 
 
 def work(target: Slice, store: ObjectStore, first: int | None = 0):
-    """What a worker runs."""
+    """Returns the function that a worker runs."""
     bound = plan(target, store)[-1].bound
     assert bound is not None
     Root(store).step_store(target.step).declare(target.step.document())
@@ -65,7 +65,8 @@ def work(target: Slice, store: ObjectStore, first: int | None = 0):
 
 @pytest.fixture
 def stopped(target, monkeypatch) -> Iterator[tuple[ObjectStore, threading.Event, threading.Thread]]:
-    """A worker that stands before the second batch of the first shard; the gate that lets it go on."""
+    """Yields a worker that stops before the second batch of the first shard, and the gate that lets it
+    continue."""
     reached, gate, made = threading.Event(), threading.Event(), Sampling._batch
 
     def gated(self, loaded, draws, start, stop):
@@ -161,7 +162,7 @@ def test_latents_and_what_is_decoded_from_them_leave_them_too(tmp_path):
 
 def test_of_latents_three_channels_are_shown_and_named_as_such():
     latents = np.random.default_rng(0).normal(size=(70, 4, 8, 8)).astype(np.float16)
-    latents[:, 3] = 1e4  # is not shown, and changes no brightness
+    latents[:, 3] = 1e4  # not shown, and does not affect brightness
     shown = of_columns({"index": np.arange(70), "latent": latents}, "", committed=True)
     assert shown is not None and shown.images.shape == (64, 8, 8, 3)
     assert "channels 1 to 3 of latents" in shown.caption
@@ -190,7 +191,7 @@ def test_one_that_is_damaged_is_told_and_left_out(target, stopped, caplog):
 
 
 def at_work(target: Slice, store: ObjectStore) -> None:
-    """The record and sign of life of a driver that runs this target."""
+    """Writes the record and sign of life of a driver that runs this target."""
     steps = [
         RunStep(
             name=each.step.name,
@@ -289,8 +290,8 @@ def test_a_terminal_shows_two_pixels_a_character_in_their_colours(capsys):
     console = Console(file=out, force_terminal=True, color_system="truecolor", width=80)
     shown = blocks._drawn(images, console)
     lines = out.getvalue().splitlines()
-    assert shown == 9 * 4  # nine of 8 characters and a gap in a line, four rows of 4 lines and a gap
+    assert shown == 9 * 4  # nine of 8 characters and a gap per line, four rows of 4 lines and a gap
     cells = re.findall(r"38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m▀", lines[0])
     colours = np.array(cells, int).reshape(9, 8, 2, 3)
     np.testing.assert_array_equal(colours, images[:9, :2].transpose(0, 2, 1, 3))
-    assert blocks.draw(images) == 0 and capsys.readouterr().out == ""  # standard output is no terminal
+    assert blocks.draw(images) == 0 and capsys.readouterr().out == ""  # standard output is not a terminal

@@ -1,4 +1,4 @@
-"""The page, the table and the JSON of a recipe that ends with another step than Evaluate, and figures of the
+"""The page, the table and the JSON of a recipe that ends with a step other than Evaluate, and figures of the
 steps within a recipe."""
 
 import json
@@ -42,8 +42,8 @@ def test_the_page_shows_the_arms_then_the_figures_then_steps_and_costs(ladder):
     assert places[:3] == sorted(places[:3])
     assert "29.25 ± 0.25" in page.text and "38.50 ± 0.25" in page.text
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == len(every_kind()) - 2 + 1 + 1 + 8 + 3
-    # without table and pictures; with the ladder's, the clipped area of the plane, the trainings' charts, the
-    # effect, and the arms by quantity
+    # without table and pictures: the ladder's figures, the clipped area of the plane, the trainings' charts,
+    # the effect, and the arms by quantity
 
 
 def test_there_is_no_section_of_samples_without_samples(ladder):

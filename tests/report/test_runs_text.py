@@ -1,5 +1,5 @@
-"""What a root says of its runs, with and without the recipe: drivers at work, killed and done, other options,
-roots of earlier versions."""
+"""The description of a root's runs, with and without the recipe: active, killed and finished drivers, other
+options, roots of earlier versions."""
 
 import json
 import time
@@ -133,7 +133,7 @@ def test_a_root_without_its_recipe_shows_the_same_rows(unfinished, clock):
     differing = {
         row["state"] for row, other in zip(rows, planned, strict=True) if row["state"] != other["state"]
     }
-    assert differing <= {"to do"}  # without the recipe nothing says what a step waits for
+    assert differing <= {"to do"}  # without the recipe, the inputs of a step are unknown
 
 
 def test_ls_lists_recipe_options_state_and_command(unfinished, clock, capsys):

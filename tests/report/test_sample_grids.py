@@ -1,4 +1,4 @@
-"""The sample grids of latent systems: decoded images under the seed and the indices of the samples behind
+"""The sample grids of latent systems: decoded images with the seed and the indices of the samples behind
 them."""
 
 from __future__ import annotations

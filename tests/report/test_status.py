@@ -1,5 +1,5 @@
-"""`status`: attempts in flight, failed and dead, rates, cost, clocks that are off, and how little of a large
-step is read."""
+"""`status`: attempts in flight, failed and dead, rates, cost, wrong clocks, and the small number of requests
+for a large step."""
 
 import json
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ DAY = 86_400.0
 
 
 class Clock:
-    """The store's clock, which stands still but for the given seconds after each write."""
+    """The store's clock, which stands still except for the given seconds after each write."""
 
     def __init__(self, monkeypatch, now: float, each: float = 0.0) -> None:
         self.now, self.each = now, each
@@ -27,7 +27,8 @@ class Clock:
 
 
 def many(source, monkeypatch, each=30.0, missing=10, took=2.0):
-    """40 shards of "generate seed 103" but for the last `missing` ones, a commit every so many seconds."""
+    """Returns 40 shards of "generate seed 103" without the last `missing` ones, with a commit every so many
+    seconds."""
     clock = Clock(monkeypatch, 10_000.0, each / 2)  # a shard is two writes: its data, its receipt
     target, store = recipe(source=source, shard_size=10, samples=400), new_store()
     fill(
@@ -84,7 +85,7 @@ def test_a_failed_attempt_at_what_was_committed_since_is_not_shown(unfinished):
 
 def test_of_many_failures_the_table_shows_the_newest(source, monkeypatch):
     target, store, clock, steps = many(source, monkeypatch)
-    for number in range(39, 29, -1):  # the lowest fails last
+    for number in range(39, 29, -1):  # the lowest one fails last
         clock.now += 1
         steps.note_attempt(
             "shards", number, {"host": "node-7", "started": 1.0, "error": f"no memory for {number}"}
@@ -100,7 +101,7 @@ def test_of_many_failures_the_table_shows_the_newest(source, monkeypatch):
 
 def test_an_attempt_is_in_flight_for_ten_minutes(unfinished, monkeypatch):
     target, store = unfinished
-    clock = Clock(monkeypatch, store.now() + 1000)  # a time at which the commits are long past
+    clock = Clock(monkeypatch, store.now() + 1000)  # long after the commits
     began = clock.now
     steps_of(target, store).note_attempt("shards", 1, {"host": "node-7", "pid": 3, "started": 1.0})
     plans = plan(target, store)
@@ -155,7 +156,7 @@ def test_the_rate_is_that_of_the_newest_commits_and_gives_the_time_left(source, 
 
 
 def test_workers_that_commit_all_at_once_do_not_look_fast(source, monkeypatch):
-    """30 workers that each took half an hour: 30 shards in a burst are 1 a minute, not thousands."""
+    """With 30 workers that each took half an hour, 30 shards in a burst are 1 per minute, not thousands."""
     target, store, *_ = many(source, monkeypatch, each=0.01, took=1785.5)  # on average 1800 s
     row = row_of(status_rows(plan(target, store), store), "generate seed 103")
     assert row["rate_per_minute"] == pytest.approx(1.0, rel=1e-3)
@@ -164,7 +165,7 @@ def test_workers_that_commit_all_at_once_do_not_look_fast(source, monkeypatch):
 
 def test_a_pause_is_not_in_the_rate(source, monkeypatch):
     target, store, clock, steps = many(source, monkeypatch)
-    clock.now, clock.each = clock.now + DAY, 15.0  # stopped for a day, then five shards more
+    clock.now, clock.each = clock.now + DAY, 15.0  # stopped for a day, then five more shards
     fill(target, store, leave_out=[("generate seed 103", number) for number in range(35, 40)])
     clock.each = 0.0
     row = row_of(status_rows(plan(target, store), store), "generate seed 103")
@@ -228,10 +229,7 @@ def test_only_open_parts_are_read_and_nothing_is_listed_twice(source, monkeypatc
     store.list = lambda prefix: listed.append(prefix) or listing(prefix)
     store.get_many = lambda keys: read.extend(keys) or get_many(keys)
     status_rows(plans, store)
-    assert sorted(listed) == [
-        f"{steps.name}/attempts",
-        f"{steps.name}/shards",
-    ]  # of the one step that is not complete
+    assert sorted(listed) == [f"{steps.name}/attempts", f"{steps.name}/shards"]  # of the only incomplete step
     assert sorted(key for key in read if "/attempts/" in key) == [
         f"{steps.name}/attempts/shards-{number:05d}.json" for number in range(30, 40)
     ]

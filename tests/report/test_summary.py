@@ -1,5 +1,4 @@
-"""The table and its JSON: the committed numbers, their spread over seeds, and the names of what is
-missing."""
+"""The table and its JSON: the committed numbers, their spread over seeds, and the names of missing parts."""
 
 import json
 import re
@@ -73,10 +72,7 @@ def test_json_has_the_keys_that_others_read(finished):
     assert found["floor"] == FLOOR | {"n": 150}
     generate = found["steps"][target.arms["guided"][0].step.name]
     assert set(generate) == {"fingerprint", "seconds", "shards", "title", "elapsed", "bytes"}
-    assert (generate["shards"], generate["seconds"]) == (
-        2,
-        2.0 + 3.0,
-    )  # what the receipts of its two shards say
+    assert (generate["shards"], generate["seconds"]) == (2, 2.0 + 3.0)  # from the receipts of its two shards
 
 
 def test_an_epoch_costs_its_seconds_times_its_workers(finished):

@@ -1,4 +1,4 @@
-"""`plan`: estimates from receipts, and how little of a large step is read."""
+"""`plan`: estimates from receipts, and the small number of requests for a large step."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Seconds per sample of arms, from what the receipts of their samples say."""
+"""Seconds per sample of arms, from the receipts of their samples."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from dgflow.report.summary import as_json, summarise, table
 
 
 def with_cost(source: str, leave_out: Iterable[tuple[str, int]] = (), **fields: Any):
-    """A recipe with the cost of its arms beside the table, and that step."""
+    """Returns a recipe with the cost of its arms beside the table, and that step."""
     evaluation, store = recipe(source=source).model_copy(update=fields), new_store()
     cost = dg.Cost(arms=evaluation.arms)
     target = evaluation.model_copy(update={"beside": (cost.result(),)})

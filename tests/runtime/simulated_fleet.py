@@ -1,8 +1,8 @@
-"""Hosts, workers and time that are simulated, for the pool's scheduling policy: what it does in hours with
-hundreds of hosts, in seconds.
+"""Simulated hosts, workers and time, for the pool's scheduling policy: hours with hundreds of hosts in
+seconds.
 
-The clock moves only while the pool waits. Hosts join, are lost, are cut off and die by the test's own
-schedule (`at`); what an item does on a host is the test's function: it gives the seconds that it takes, and
+The clock advances only while the pool waits. Hosts join, are lost, are cut off and die by the test's own
+schedule (`at`). The test's function defines the work on an item: it returns the seconds that it takes, and
 may name an error.
 """
 
@@ -22,7 +22,7 @@ from dgflow.runtime.pool.pool import Failure, Pool
 
 @dataclass
 class Does:
-    """What an item does on a host: takes `seconds`, then raises `error`, or its worker dies of it."""
+    """The work on an item: takes `seconds`, then raises `error`, or kills its worker."""
 
     seconds: float = 1.0
     error: BaseException | None = None
@@ -44,11 +44,11 @@ class SimulatedWorker:
     asked: float
     ready: Any = None  # a SimulatedCall
     host: SimulatedHost | None = None
-    slot: int = 0  # the place on its host, the first that is free
+    slot: int = 0  # the first free place on its host
     queue: deque[SimulatedCall] = field(default_factory=deque)
     ready_at: float | None = None
-    begun_at: float | None = None  # when what it works on began
-    idle_since: float | None = None  # since it has been without anything to do
+    begun_at: float | None = None  # start of the current work
+    idle_since: float | None = None  # time since which it has been idle
 
 
 @dataclass(eq=False)
@@ -56,12 +56,12 @@ class SimulatedHost:
     id: str
     name: str
     places: int
-    starts: Callable[[], Does]  # what a worker's start takes
+    starts: Callable[[], Does]  # the start of a worker
     workers: list[SimulatedWorker] = field(default_factory=list)
-    dead: bool = False  # its processes are gone
-    listed: bool = True  # the cluster takes it for alive
-    cut: bool = False  # nothing from it arrives
-    sick: dict[int, Does] = field(default_factory=dict)  # what any item does in a slot
+    dead: bool = False  # its processes have ended
+    listed: bool = True  # the cluster counts it as alive
+    cut: bool = False  # no messages from it arrive
+    sick: dict[int, Does] = field(default_factory=dict)  # the work on any item in a slot
 
     @property
     def free_slot(self) -> int:
@@ -69,8 +69,8 @@ class SimulatedHost:
 
 
 class SimulatedFleet:
-    """`does(item, host name)` says what an item does where; `most` is what an autoscaler may bring (None:
-    there is none)."""
+    """`does(item, host name)` returns the work on an item; `most` is what an autoscaler may add (None: there
+    is none)."""
 
     needs = "1 GPU"
 
@@ -85,15 +85,15 @@ class SimulatedFleet:
         self.now = 0.0
         self.running: list[SimulatedHost] = []
         self.pending: list[SimulatedWorker] = []
-        self.runs: list[tuple[float, Any, str]] = []  # (when, item, host) for every begin
+        self.runs: list[tuple[float, Any, str]] = []  # (when, item, host) for every start
         self.names: list[str] = []  # of calls
         self.stopped: list[tuple[float, str | None]] = []
         self.idle: list[
             tuple[float, float]
-        ] = []  # (when, seconds that a worker had been idle) for every begin after idling
-        self.busy_seconds = 0.0  # of items that were done or died under way
-        self.worker_seconds = 0.0  # that workers were there, from ready on
-        self.own_cpu = 0.0  # seconds of CPU that the simulation itself took
+        ] = []  # (when, seconds that a worker had been idle) for every start after idling
+        self.busy_seconds = 0.0  # of items that completed or died in progress
+        self.worker_seconds = 0.0  # total lifetime of the workers, from ready on
+        self.own_cpu = 0.0  # seconds of CPU of the simulation itself
         self._events: list[tuple[float, int, Callable[[], SimulatedCall | None]]] = []
         self._order = count()
         self._ids = count()
@@ -112,7 +112,7 @@ class SimulatedFleet:
         return host
 
     def lose(self, host: SimulatedHost, *, noticed: float = 0.0) -> None:
-        """Its processes end now; the cluster stops listing it `noticed` seconds later."""
+        """Ends the host's processes now; the cluster stops listing it `noticed` seconds later."""
         host.dead = True
         for worker in list(host.workers):
             self._worker_dies(worker, "connection lost")
@@ -122,9 +122,9 @@ class SimulatedFleet:
             host.listed = False
 
     def cut(self, host: SimulatedHost, *, noticed: float) -> None:
-        """Nothing from it arrives any more; the cluster stops listing it `noticed` seconds later.
+        """Cuts the host off; the cluster stops listing it `noticed` seconds later.
 
-        No call to it ever ends.
+        No call to the host ever ends.
         """
         host.cut = True
         self.at(self.now + noticed, lambda: self._unlist(host))
@@ -135,7 +135,7 @@ class SimulatedFleet:
     def workers_on(self, name: str) -> int:
         return sum(len(host.workers) for host in self.running if host.name == name)
 
-    # What the pool calls
+    # The fleet's interface
 
     def clock(self) -> float:
         return self.now
@@ -171,7 +171,7 @@ class SimulatedFleet:
             self.now, _, what = heapq.heappop(self._events)
             if (call := what()) is not None:
                 ended = [call] if call in watched and call.end is not None else []
-            else:  # something of the schedule: it may have ended many
+            else:  # an event of the schedule: it may have ended many calls
                 ended = [call for call in calls if call.end is not None and not self._silent(call)]
         if not ended:
             self.now = until
@@ -196,7 +196,7 @@ class SimulatedFleet:
         now = sum(host.places for host in self.running if host.listed)
         return Room(now, max(now, self.most or 0))
 
-    # Inside
+    # Internals
 
     def _silent(self, call: SimulatedCall) -> bool:
         return call.worker.host is not None and call.worker.host.cut
@@ -298,7 +298,7 @@ def run(
     attempts: int = 3,
     **names: str,
 ) -> tuple[list[tuple[float, Any, Any]], list[Failure]]:
-    """Results in the order they came, and what was given up."""
+    """Returns results in the order of their arrival, and the items that were given up."""
     results: list[tuple[float, Any, Any]] = []
     pool = Pool(
         workers,

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU without instructions for it: told by the receipt of what was made, and by a pilot."""
+"""bfloat16 on a CPU without instructions for it: reported by the receipt, and by a pilot."""
 
 import pytest
 import tiny

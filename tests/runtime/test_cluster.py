@@ -1,4 +1,4 @@
-"""Joining a cluster, and how much room there is on it now and with what its autoscaler may bring."""
+"""Joining a cluster, and the workers that fit now and with its autoscaler's maximum."""
 
 import math
 import socket
@@ -17,7 +17,7 @@ from dgflow.store.open import open_store
 
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
 
-# As `ray up` leaves it in the head's home folder: with the resources of every type of node filled in.
+# As `ray up` leaves it in the head's home folder: with the resources of every node type filled in.
 CONFIGURATION = {
     "max_workers": 12,
     "head_node_type": "head",
@@ -34,7 +34,7 @@ CONFIGURATION = {
 
 
 def nodes(*alive):
-    """What Ray tells of nodes, of which some are alive."""
+    """Simulates Ray's report of nodes, of which some are alive."""
     return [
         {"NodeID": str(number), "NodeManagerHostname": f"host-{number}", "Alive": each}
         for number, each in enumerate(alive)
@@ -43,7 +43,7 @@ def nodes(*alive):
 
 @pytest.fixture
 def joined(monkeypatch, tmp_path):
-    """Pretends that Ray is connected to a cluster with such resources; its home folder is empty."""
+    """Simulates a connection to a cluster with such resources; its home folder is empty."""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
@@ -72,7 +72,7 @@ def test_a_cluster_may_have_no_room_and_a_machine_always_has_some(joined, monkey
     joined({"CPU": 8.0, "GPU": 3.0}, {"CPU": 4.0, "GPU": 1.0})  # counted by host
     assert (cluster.slots(2.0), cluster.slots(0.3), cluster.slots(0.0)) == (1, 12, 12)
     monkeypatch.setattr(ray_private, "draining", lambda: {nodes(True)[0]["NodeID"]})
-    assert cluster.slots(1.0) == 0  # nothing is placed on hosts that will be taken away
+    assert cluster.slots(1.0) == 0  # nothing is placed on draining hosts
     monkeypatch.delenv("RAY_ADDRESS")
     joined({})
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.most_slots(1.0)) == (1, 1, 1)
@@ -117,7 +117,7 @@ def test_a_head_without_gpu_does_not_decide_for_the_hosts_that_its_autoscaler_ma
 def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joined, monkeypatch):
     joined(HEAD)
     store = MemoryStore(uuid4().hex)
-    cluster.connect(store)  # one host, and no other to come
+    cluster.connect(store)  # one host, and none to be added
     monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 8})
     with pytest.raises(
         ValueError,
@@ -150,7 +150,7 @@ def test_an_address_where_nothing_answers_is_told_before_ray_tries_for_minutes(m
     [ConnectionError("Failed to connect to Ray cluster at 10.0.0.1"), AuthenticationError("no token")],
 )
 def test_a_cluster_that_refuses_us_is_told_with_what_to_do(monkeypatch, tmp_path, error):
-    """What Ray 2.60 raises for a wrong token, after 20 s, and for a missing one."""
+    """Ray 2.60 raises these errors for a wrong token, after 20 s, and for a missing one."""
 
     def refuse(**_):
         raise error

@@ -1,4 +1,4 @@
-"""A GPU that is not there, and one that computes no more."""
+"""A GPU that is missing, and one that no longer computes."""
 
 import pickle
 
@@ -60,7 +60,7 @@ def test_a_worker_whose_gpu_is_not_there_says_which_driver_and_torch_and_what_to
 
 
 def test_a_pool_whose_gpu_is_not_there_ends_with_the_reason_and_computes_nothing(monkeypatch):
-    monkeypatch.setattr(process_fleet, "gpus", lambda: ["99"])  # which no machine has
+    monkeypatch.setattr(process_fleet, "gpus", lambda: ["99"])  # a GPU that no machine has
     monkeypatch.delenv("DGFLOW_EMULATED_GPUS", raising=False)
     done = []
     with (

@@ -1,4 +1,4 @@
-"""Seconds as people read them."""
+"""Formatting of durations."""
 
 import pytest
 

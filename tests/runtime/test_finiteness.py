@@ -1,4 +1,4 @@
-"""A loss that is not finite on one worker of several ends all of them at the same step."""
+"""A loss that is not finite on one of several workers ends all of them at the same step."""
 
 import torch
 import torch.distributed as dist

@@ -35,7 +35,7 @@ with progress.run(nodes, LocalStore("root")), progress.step(nodes[-1].step, tota
 
 @pytest.fixture
 def listing(tmp_path):
-    """A step that is made without Ray."""
+    """Returns a step that is made without Ray."""
     return graph(tiny.real(tiny.write_images(tmp_path / "images.npz")))[0].step
 
 

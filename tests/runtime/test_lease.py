@@ -1,6 +1,7 @@
-"""One driver trains a step at a time: who holds the lease, who waits, and who finds out that it is lost.
+"""One driver trains a step at a time: the holder of the lease, drivers that wait, and detection of a lost
+lease.
 
-The store's clock is the test's, decades off that of this host.
+The store's clock is the test's, decades apart from that of this host.
 """
 
 import threading
@@ -29,7 +30,7 @@ def steps(store: AgingStore) -> StepStore:
 
 @pytest.fixture
 def driver(steps: StepStore) -> Iterator[object]:
-    """Makes drivers of another host each, whose signs of life are given by the test."""
+    """Makes drivers of different hosts, whose signs of life are given by the test."""
     made: list[Lease] = []
 
     def driver() -> Lease:
@@ -61,7 +62,7 @@ def test_the_next_driver_waits_while_there_are_signs_of_life_and_is_told_since_w
         store.clock += STALE_SECONDS - 1
         claim = second.take()
         assert claim is not None and claim.host and claim.pid
-        assert claim.seconds == pytest.approx(STALE_SECONDS - 1, abs=30)  # and not the years between clocks
+        assert claim.seconds == pytest.approx(STALE_SECONDS - 1, abs=30)  # despite the years between clocks
         first.beat()
     assert not first.lost and second.lost
 
@@ -104,7 +105,7 @@ def test_a_living_process_of_this_host_is_waited_for_until_it_is_silent(store, s
     first = Lease(steps, every=3600.0)
     first.take()
     assert driver().take() is not None
-    store.clock += STALE_SECONDS  # it may be stopped, or hang
+    store.clock += STALE_SECONDS  # the driver may be stopped, or hang
     assert driver().take() is None
     first.end()
 

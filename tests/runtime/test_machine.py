@@ -1,4 +1,4 @@
-"""What Ray would find out after minutes, or say without a variable's name, is found in seconds."""
+"""Errors that Ray would report after minutes, or without a variable's name, are found in seconds."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ from dgflow.weights.scratch import scratch_folder
 
 @contextmanager
 def server(answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """The address of a server that does this with every connection."""
+    """Returns the address of a server that calls this with every connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -47,7 +47,7 @@ def silent(connection: socket.socket) -> None:
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address where nothing listens."""
+    """Returns an address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -106,7 +106,7 @@ def test_what_is_no_address_of_a_cluster_is_refused(address: str, named: str) ->
 
 @pytest.fixture
 def usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder and a folder for temporary files, short enough for sockets."""
+    """Sets a home folder and a folder for temporary files, short enough for sockets."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp")

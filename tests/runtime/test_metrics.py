@@ -1,4 +1,4 @@
-"""The metrics that a run exports, seen as Prometheus sees them, and the dashboard that draws them."""
+"""The metrics that a run exports, as Prometheus sees them, and the dashboard that draws them."""
 
 import json
 import re
@@ -20,7 +20,8 @@ SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)")
 
 
 def scraped(port: int) -> dict[str, float]:
-    """The metrics of our step, summed over processes: `name`, or `name{le}` of a bucket, to value.
+    """Returns the metrics of our step, summed over processes: from `name`, or `name{le}` of a bucket, to
+    value.
 
     This process may have run other steps before.
     """
@@ -37,7 +38,7 @@ def scraped(port: int) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def found(local_ray):
-    """A scrape after two workers did three and four shards of 500 samples, and one attempt failed."""
+    """Scrapes after two workers completed three and four shards of 500 samples, and one attempt failed."""
 
     @ray.remote
     class Worker:
@@ -58,7 +59,7 @@ def found(local_ray):
         try:
             told = scraped(ray.nodes()[0]["MetricsExportPort"])
         except OSError:
-            told = {}  # Ray's agent is not up yet
+            told = {}  # Ray's agent is not ready yet
         done = told.get("ray_dgflow_shards_total") == 7 and "ray_dgflow_parts_wanted" in told
         if done or time.monotonic() > deadline:
             return told

@@ -1,4 +1,4 @@
-"""A batch that does not fit into a GPU's memory is trained on in parts, with the gradient of the whole."""
+"""A batch that does not fit into a GPU's memory is trained in parts, with the gradient of the whole."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from dgflow.weights.tensors import load_weights
 
 
 def limited(network, most: int, sizes: list[int]) -> None:
-    """Stand for a GPU that has room for `most` rows of a network."""
+    """Stands for a GPU with memory for `most` rows of a network."""
 
     def check(network, given) -> None:
         if network.training:
@@ -27,8 +27,8 @@ def limited(network, most: int, sizes: list[int]) -> None:
 
 
 def trained(tmp_path, name: str, step, most: int | None) -> tuple[dict, dict, list[int]]:
-    """The weights and metrics of an epoch of plain gradient descent, whose change of the weights is the sum
-    of the gradients; and the rows that the network was asked for while it trained."""
+    """Returns the weights and metrics of an epoch of plain gradient descent, which changes the weights by the
+    sum of the gradients; and the numbers of rows per call during the training."""
     store = open_store(str(tmp_path / name))
     inputs = complete(step, store)
     step = step.model_copy(update={"seed": 7})  # another training of the same data
@@ -44,7 +44,7 @@ def trained(tmp_path, name: str, step, most: int | None) -> tuple[dict, dict, li
 @pytest.mark.parametrize("make", [score, discriminator])
 def test_a_training_in_parts_has_the_gradient_of_the_whole_batch(tmp_path, make):
     step = make(write_images(tmp_path / "images.npz"))
-    still = step.network.model_copy(update={"dropout": 0.0})  # dropout draws others for parts
+    still = step.network.model_copy(update={"dropout": 0.0})  # dropout draws differently for parts
     step = step.model_copy(update={"epochs": 1, "network": still})
     weights, metrics, _ = trained(tmp_path, "whole", step, None)
     parts, its_metrics, sizes = trained(tmp_path, "parts", step, 5)
@@ -70,7 +70,7 @@ def test_workers_find_their_parts_before_they_meet_and_leave_no_gradients(tmp_pa
     slots = torch.arange(16)
     with pytest.raises(
         torch.OutOfMemoryError
-    ):  # not met alone: the others would wait for this worker's gradients
+    ):  # not alone: the others would wait for this worker's gradients
         batches.backward(slots, 0, 1.0)
     batches.probe(slots, 0, reserve=1024)
     assert batches.parts == 8

@@ -1,4 +1,4 @@
-"""Estimates of the time that is left, against closed forms on a simulated clock."""
+"""Estimates of the remaining time, against closed forms on a simulated clock."""
 
 from typing import NoReturn, cast
 
@@ -26,7 +26,7 @@ def clock():
 
 
 def work(pace: Pace, clock: Clock, until: float, *, each: float, workers: int) -> None:
-    """Parts of `each` seconds by so many workers that began together, until that time."""
+    """Simulates parts of `each` seconds by that many workers that started together, until that time."""
     pace.workers = workers
     begin = clock.now
     while clock.now + each <= begin + until:
@@ -45,7 +45,7 @@ def test_nothing_is_promised_before_a_part_is_done(clock):
 @pytest.mark.parametrize("each", [0.5, 45.0, 7_200.0])
 @pytest.mark.parametrize(("total", "workers"), [(10, 1), (10, 4), (50, 8), (3, 8)])
 def test_the_time_left_is_exact_for_equal_parts_however_long_they_take(clock, each, total, workers):
-    """The makespan of equal parts: rounds of all workers, times the seconds of a part."""
+    """The makespan of equal parts: the number of rounds of all workers, times the seconds per part."""
     pace, rounds = Pace(total, clock=clock), -(-total // workers)
     for share in (1.0, 0.25, 0.5):  # after one round, then at a quarter and at three quarters of the next
         work(pace, clock, share * each, each=each, workers=workers)
@@ -54,13 +54,13 @@ def test_the_time_left_is_exact_for_equal_parts_however_long_they_take(clock, ea
 
 
 def test_workers_that_are_staggered_end_one_after_another(clock):
-    pace = Pace(5, clock=clock)  # two workers, 10 s each, the second 4 s behind the first
+    pace = Pace(5, clock=clock)  # two workers, 10 s per part, the second 4 s behind the first
     pace.workers = 2
     clock.now += 10
     pace.finished(1, 10.0)
     clock.now += 4
     pace.finished(1, 10.0)
-    # In flight: ends in 6 s and in 10 s; the last part then follows on the first of them.
+    # In flight: ends in 6 s and in 10 s; the last part then follows the first of them.
     assert pace.left() == pytest.approx(6 + 10)
 
 
@@ -72,7 +72,7 @@ def test_the_start_of_the_workers_is_no_part_of_the_pace(clock):
 
 
 def test_a_part_that_is_overdue_is_never_said_to_be_almost_done(clock):
-    """1 s left for over a minute was said of parts like these."""
+    """For parts like these the estimate was 1 s for over a minute."""
     pace = Pace(2, 1, known=[60.0], clock=clock)
     for late in (61.0, 90.0, 600.0):
         clock.now = 1_000.0 + late
@@ -97,7 +97,7 @@ def test_commits_that_take_longer_than_the_work_set_the_pace(clock):
     pace = Pace(20, clock=clock)
     for _ in range(5):
         clock.now += 3
-        pace.finished(1, 1.0)  # a second of work, and two until the store has it
+        pace.finished(1, 1.0)  # a second of work, and two until it is stored
     assert pace.left() == pytest.approx(15 * 3)
 
 
@@ -122,7 +122,7 @@ def test_a_step_like_one_that_was_timed_takes_as_long_for_the_same_work(nodes):
     timings = Timings()
     assert timings.rest([plain], 2) == (0.0, 1)
     timings.add(fakes.step, 6.0)
-    assert timings.expect(plain.step) == pytest.approx(6.0)  # of the same network and sampler
+    assert timings.expect(plain.step) == pytest.approx(6.0)  # the same network and sampler
     assert timings.rest([plain], 2) == (pytest.approx(2 * 6.0), 0)  # 4 shards, 2 workers
     twice = fakes.step.model_copy(update={"shard_size": 2 * fakes.step.shard_size})
     assert timings.expect(twice) == pytest.approx(12.0)
@@ -146,7 +146,7 @@ def test_the_receipts_of_a_step_that_is_reused_are_read_only_where_a_like_one_fo
 
 
 def test_a_step_is_asked_for_its_work_once_however_often_the_time_left_is_estimated(nodes, monkeypatch):
-    """Guided samples walk their sampler to count it: with hundreds of arms that took longer than sampling."""
+    """Counting guided samples runs their sampler: with hundreds of arms that took longer than sampling."""
     asked, whole = [], dg.Generate.work
     monkeypatch.setattr(dg.Generate, "work", lambda step, amount: asked.append(step) or whole(step, amount))
     timings, generated = Timings(), [node for node in nodes if node.step.kind == "generate"]
@@ -171,7 +171,7 @@ def test_the_time_left_of_the_run_names_the_steps_that_nobody_has_timed():
     assert view(rest=3600.0, untimed=3).run == "run: about 1 h 04 min left + 3 steps not yet timed"
     assert view(left=None, untimed=1).run == "run: 1 step not yet timed"
     assert view(left=None).step_left == "no estimate yet"
-    assert view(number=29).run == ""  # the last step is the run
+    assert view(number=29).run == ""  # the last step is the whole run
 
 
 def test_a_line_of_a_log_has_the_place_in_the_run_and_an_epoch_its_steps_and_loss():
@@ -202,7 +202,7 @@ def test_lines_of_a_log_come_less_often_as_a_step_lasts():
 
 
 def test_a_step_that_is_reused_is_not_asked_for_its_work_before_a_time_is_wanted():
-    """The work of guided samples is counted by torch, which a run that only reuses need not load."""
+    """Counting the work of guided samples needs torch, which a run that only reuses need not load."""
 
     class Reused:
         kind = fingerprint = "reused"

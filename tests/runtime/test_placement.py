@@ -1,4 +1,4 @@
-"""Which workers get a GPU, how many there are, and what is refused before any of them starts."""
+"""GPUs of workers, the number of workers, and refusals before any of them starts."""
 
 import json
 import os
@@ -30,7 +30,7 @@ GPU_HOST, CPU_HOST = {"CPU": 12.0, "GPU": 2.0}, {"CPU": 12.0}
 
 @pytest.fixture
 def on(monkeypatch):
-    """Pretends that Ray is connected to a machine with such resources."""
+    """Simulates a connection to a machine with such resources."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "connect", lambda store: None)
     host = {"NodeID": "id", "NodeManagerHostname": "host", "Alive": True}
@@ -66,12 +66,12 @@ def test_gpus_that_this_machine_has_not_are_refused_and_those_of_a_cluster_waite
 
 @pytest.fixture
 def pools(monkeypatch):
-    """The pools that are made and closed, in order."""
+    """Records the pools that are made and closed, in order."""
     told = []
 
     class FakePool:
         def __init__(self, max_workers, *, num_gpus, tell):
-            assert max_workers is None and tell is None  # as many as there is room for, on this one machine
+            assert max_workers is None and tell is None  # as many as fit on this machine
             self.made = num_gpus
             told.append(self.made)
 
@@ -127,7 +127,7 @@ def test_a_process_without_visible_gpus_computes_on_the_cpu_even_after_torch_has
 
 
 def test_workers_without_a_gpu_see_none_and_those_with_one_start_though_all_cpus_are_taken(own_ray):
-    """On a Ray of its own, with one CPU and two GPUs that are not there."""
+    """Runs on a separate Ray, with one CPU and two declared GPUs that do not exist."""
     program = """
 import json, os, ray
 from dgflow.runtime.pool.pool import Pool

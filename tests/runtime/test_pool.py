@@ -1,5 +1,5 @@
-"""The pool on a real local Ray and on processes without it: retries, poison, innocent neighbours, and loading
-once."""
+"""The pool on a real local Ray and on processes without it: retries, poison items, unaffected neighbours, and
+loading once."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from dgflow.runtime.pool.pool import Pool
 from dgflow.runtime.pool.process_fleet import ProcessFleet
 from dgflow.runtime.pool.ray_fleet import RayFleet
 
-# The workers cannot import this file: they get its functions by value.
+# The workers cannot import this file: they receive its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 ray_cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -38,7 +38,7 @@ def pool(new_fleet):
 
 
 def run(pool, make, items):
-    """Results by item, and what was given up."""
+    """Returns results by item, and the items that were given up."""
     results = {}
     failures = pool.map(make, items, lambda item, result: results.update({item: result}))
     return results, {failure.item: failure for failure in failures}
@@ -49,7 +49,7 @@ def marks(folder: Path, name: str) -> int:
 
 
 def mark(folder: Path, name: str) -> None:
-    """Leave a trace that outlives the process."""
+    """Leaves a mark that survives the process."""
     number = 0
     while True:
         try:
@@ -134,7 +134,7 @@ def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_
         def work(item):
             mark(tmp_path, f"item{item}")
             if item == 2:
-                time.sleep(0.5)  # the result before is on its way out of this process, and would die with it
+                time.sleep(0.5)  # lets the previous result leave this process, with which it would die
                 os.kill(os.getpid(), signal.SIGKILL)
             return item
 
@@ -150,7 +150,7 @@ def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_
 def test_leaving_the_pool_gives_its_cpus_back(new_fleet):
     with Pool(2, fleet=new_fleet()) as pool:
         run(pool, lambda: lambda item: item, range(2))
-    with Pool(2, fleet=new_fleet()) as other:  # would wait for ever for CPUs that the first one still holds
+    with Pool(2, fleet=new_fleet()) as other:  # would wait forever for CPUs that the first one still holds
         assert run(other, lambda: lambda item: item, range(2))[0] == {0: 0, 1: 1}
 
 
@@ -165,7 +165,7 @@ def test_what_waits_behind_a_long_item_is_done_by_an_idle_worker_and_by_no_other
 
         return work
 
-    # The long one ends when all others are done, the one that waited behind it included.
+    # The long item ends when all others are done, including the one that waited behind it.
     results, failures = run(pool, make, ["long", *range(6)])
     assert not failures and len(results) == 7
     assert all(marks(tmp_path, f"item{item}") == 1 for item in results)
@@ -182,7 +182,7 @@ def test_an_item_whose_worker_was_killed_runs_again_within_15_seconds(new_fleet,
 
         return work
 
-    with Pool(1, fleet=new_fleet()) as alone:  # no other worker is there to take it
+    with Pool(1, fleet=new_fleet()) as alone:  # there is no other worker to take it
         results, failures = run(alone, make, ["item"])
     assert not failures
     assert results["item"] - (tmp_path / "killed-0").stat().st_mtime < 15
@@ -213,9 +213,9 @@ def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
 
 
 def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done(own_ray):
-    """Ray's memory monitor kills the worker, which is another error than its death.
+    """Ray's memory monitor kills the worker, which raises an error other than its death.
 
-    A Ray of its own, whose limit lies 2.5 GB above now.
+    Runs on a separate Ray, whose limit is 2.5 GB above the current use.
     """
     program = """
 import ray

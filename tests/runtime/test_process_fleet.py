@@ -1,5 +1,5 @@
-"""Workers as processes: what each sees of the machine, calls that are taken back, and deaths of workers and
-of the driver. What a pool makes of it is in test_pool.py."""
+"""Workers as processes: their view of the machine, cancelled calls, and deaths of workers and of the driver.
+test_pool.py tests the pool on them."""
 
 import os
 import select
@@ -14,7 +14,7 @@ from dgflow.runtime import machine
 from dgflow.runtime.pool import process_fleet
 from dgflow.runtime.pool.process_fleet import ProcessFleet, WorkerDied
 
-# The workers cannot import this file: they get its functions by value.
+# The workers cannot import this file: they receive its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -26,7 +26,7 @@ def fleet(monkeypatch):
 
 @pytest.fixture
 def worker(fleet):
-    """A worker that is ready."""
+    """Returns a worker that is ready."""
     worker, ready = fleet.start(())
     assert fleet.wait([ready], 60) == [ready]
     assert {fleet.end(ready).value.host} == set(fleet.hosts())
@@ -35,7 +35,7 @@ def worker(fleet):
 
 
 def finished(fleet, call):
-    """The end of a call."""
+    """Returns the end of a call."""
     assert fleet.wait([call], 60) == [call]
     return fleet.end(call)
 
@@ -61,7 +61,7 @@ def test_the_gpus_that_the_driver_may_use_are_divided_among_workers(monkeypatch)
     assert (fleet.room().now, fleet.room().most, fleet.needs) == (3, 3, "1 GPU")
     workers = [fleet.start(())[0] for _ in range(2)]
     fleet.stop(workers[0])
-    workers[0], _ = fleet.start(())  # takes the place that has become free
+    workers[0], _ = fleet.start(())  # takes the place that was freed
     for worker in workers:
         fleet.stop(worker)
     assert [worker.place for worker in workers] == ["1", "4"]
@@ -169,7 +169,7 @@ time.sleep(600)
     told = tmp_path / "told"
     os.mkfifo(told)
     driver = subprocess.Popen([sys.executable, "-c", program, told])
-    with open(os.open(told, os.O_RDWR)) as lines:  # which waits for no writer, and sees no end between two
+    with open(os.open(told, os.O_RDWR)) as lines:  # it waits for no writer, and sees no end between two
         workers = [os.pidfd_open(int(lines.readline())) for _ in range(2)]
     driver.kill()
     driver.wait()

@@ -1,6 +1,6 @@
-"""The parts of Ray beside its public interface do what dgflow uses them for, on the Ray that is installed.
+"""The parts of Ray outside its public interface do what dgflow needs, on the installed Ray.
 
-Each test names one part. On a Ray that moved it, `ray_private` says which part that is and what to do.
+Each test names one part. If a Ray has moved it, `ray_private` says which part that is and what to do.
 """
 
 import ast
@@ -25,7 +25,7 @@ from dgflow.runtime.machine import check_address
 REPOSITORY = Path(__file__).resolve().parents[2]
 INTERNAL = ("ray.experimental", "ray.autoscaler.v2")
 
-# The workers cannot import this file: they get its functions by value.
+# The workers cannot import this file: they receive its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -78,7 +78,7 @@ def test_ray_of_our_own_listens_on_loopback(local_ray):
 
 
 def test_ray_of_our_own_has_no_process_that_one_machine_has_no_use_for(local_ray):
-    """Each of them is a second of CPU for every run."""
+    """Each of them takes a second of CPU in every run."""
     processes = set(ray._private.worker._global_node.all_processes)  # pyright: ignore
     assert {"raylet", "gcs_server"} <= processes
     assert not processes & {"monitor", "log_monitor"}
@@ -127,7 +127,7 @@ def test_a_cluster_that_loses_no_host_is_known_to_lose_none(local_ray):
 
 
 def test_a_worker_reads_what_ray_train_told_it_of_hosts_that_will_be_taken_away(monkeypatch):
-    """`tests/cluster/test_faults_training.py` has a host drained."""
+    """`tests/cluster/test_faults_training.py` drains a host."""
     told = preemption.PreemptionContext()
     monkeypatch.setattr(context, "get_train_context", lambda: SimpleNamespace(preemption_context=told))
     assert not ray_private.is_preempted()
@@ -153,7 +153,7 @@ def test_what_a_worker_raised_is_found_in_its_wrapping():
 
 
 def test_a_cluster_that_runs_here_is_found_and_answers_before_it_is_joined(local_ray, monkeypatch):
-    """`ray start` writes the address into a file; a cluster of `ray.init` is found by its process."""
+    """`ray start` writes the address to a file; a cluster of `ray.init` is found by its process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     check_address(ray.get_runtime_context().gcs_address)
     assert (ray_private.running_cluster() or "").rpartition(":")[2].isdigit()

@@ -1,4 +1,4 @@
-"""The pool's policy on simulated hosts with a clock of their own: who gets which item, what a failure means,
+"""The pool's policy on simulated hosts with a simulated clock: assignment of items, consequences of failures,
 bad hosts, the tail."""
 
 import errno
@@ -21,7 +21,7 @@ def test_an_item_on_a_host_that_is_lost_is_done_elsewhere_and_nothing_is_counted
     fleet = SimulatedFleet(lambda item, host: Does(30.0))
     fleet.join("stays")
     lost = [fleet.join(f"lost{number}") for number in range(3)]
-    for number, host in enumerate(lost):  # three times in a row is what would make it poison
+    for number, host in enumerate(lost):  # three times in a row, which would otherwise make it a poison item
         fleet.at(10.0 + number, lambda host=host: fleet.lose(host))
     results, failures = run(fleet, range(4), attempts=1)
     assert items_of(results) == list(range(4)) and not failures
@@ -30,7 +30,7 @@ def test_an_item_on_a_host_that_is_lost_is_done_elsewhere_and_nothing_is_counted
 def test_a_death_that_is_told_before_its_host_is_known_to_be_lost_is_taken_back():
     fleet = SimulatedFleet(lambda item, host: Does(30.0 if item else 31.0))
     fleet.join("stays")
-    for number in range(4):  # each takes the item, and dies under it
+    for number in range(4):  # each worker takes the item, and dies
         host = fleet.join(f"lost{number}")
         fleet.at(20.0 + 60 * number, lambda host=host: fleet.lose(host, noticed=15.0))
     results, failures = run(fleet, range(200))
@@ -110,7 +110,7 @@ def test_where_nothing_works_at_all_the_rest_is_not_tried():
     fleet.join("two", places=2)
     results, failures = run(fleet, range(1000))
     assert not results and 10 <= len(failures) <= 14
-    assert len(fleet.runs) < 60  # three attempts each, and what was under way
+    assert len(fleet.runs) < 60  # three attempts each, and the items in progress
 
 
 def test_a_retry_goes_to_a_host_where_the_item_has_not_failed():
@@ -147,9 +147,7 @@ def test_a_host_on_which_everything_fails_that_others_can_do_is_set_aside_with_o
     warnings = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
     assert len(warnings) == 1 and "host full" in warnings[0] and "no space left on device" in warnings[0]
     assert fleet.workers_on("full") == 0 and all(worker.avoid == {"id0"} for worker in fleet.pending)
-    assert (
-        len([1 for _, _, host in fleet.runs if host == "full"]) <= 8
-    )  # it does not go through all items first
+    assert len([1 for _, _, host in fleet.runs if host == "full"]) <= 8  # it does not fail all items first
 
 
 def test_a_host_that_joins_later_is_used_in_the_place_of_one_that_was_set_aside():
@@ -198,7 +196,7 @@ def test_a_worker_that_was_on_its_way_to_a_host_when_that_was_set_aside_is_stopp
 
 
 def test_failures_everywhere_at_once_set_no_host_aside(caplog):
-    """The store is away for a while: that is nobody's fault but its own."""
+    """If the store is down for a while, no host is at fault."""
     fleet = SimulatedFleet()
     fleet.does = lambda item, host: Does(1.0, error=OSError("503") if 20 <= fleet.now < 21 else None)
     for name in "abc":
@@ -217,13 +215,13 @@ def test_an_idle_worker_takes_what_waits_behind_a_slow_one():
     assert len([1 for _, item, host in fleet.runs if host == "slow"]) == 1
     assert max(when for when, _, _ in results) == pytest.approx(
         102.0
-    )  # and not two of the slow one's items one after the other
+    )  # and not two of the slow host's items one after the other
 
 
 def test_of_two_copies_the_first_to_end_counts_and_the_other_is_ignored_good_or_bad():
     for late in (Does(50.0), Does(50.0, error=OSError("late")), Does(50.0, dies=True)):
         fleet = SimulatedFleet()
-        # The queued item had begun when it was taken back: the withdrawal has no effect.
+        # The queued item had already started: the cancellation has no effect.
         fleet.cancel = lambda call: None
         fleet.does = lambda item, host, late=late: (
             late if (item, host) == (2, "slow") else Does(60.0 if host == "slow" else 10.0)
@@ -285,7 +283,7 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_items():
         nonlocal done
         done += 1
         if done in (2_000, 20_000):
-            gc.collect()  # of the simulation's workers, which refer to their calls and back
+            gc.collect()  # of the simulation's workers, which have reference cycles with their calls
             seen[done] = tracemalloc.get_traced_memory()[0]
 
     done = 0
@@ -305,8 +303,8 @@ SICK = Does(0.01, error=DeviceBroken("CUDA error: an illegal memory access was e
 
 @pytest.mark.parametrize("elastic", [True, False])
 def test_one_sick_gpu_of_eight_costs_a_few_attempts_and_no_item(elastic, caplog):
-    """After a CUDA error every later call of a process fails in milliseconds: its worker would always be the
-    idle one, and take every item three times."""
+    """After a CUDA error every later call of a process fails in milliseconds, so its worker would always be
+    the idle one, and take every item three times."""
     fleet = SimulatedFleet(lambda item, host: Does(60.0), elastic=elastic)
     host = fleet.join("host", places=8, starts=lambda: Does(20.0))
     fleet.at(1_000.0, lambda: host.sick.update({3: SICK}))
@@ -315,13 +313,13 @@ def test_one_sick_gpu_of_eight_costs_a_few_attempts_and_no_item(elastic, caplog)
     assert len(fleet.runs) - 400 <= 4
     assert "GPU 3 of host host is set aside: it failed 2 workers in a row" in caplog.text
     seconds = max(when for when, _, _ in results)
-    assert seconds < 1.02 * (1_000 + (400 - 8 * (1_000 - 20) / 60) / 7 * 60 + 120)  # seven GPUs go on
+    assert seconds < 1.02 * (1_000 + (400 - 8 * (1_000 - 20) / 60) / 7 * 60 + 120)  # seven GPUs continue
 
 
 def test_an_item_that_failed_goes_to_another_worker_of_the_same_host():
     fleet = SimulatedFleet(lambda item, host: Does(10.0), elastic=False)
     host = fleet.join("host", places=3)
-    host.sick[1] = Does(1.0, error=RuntimeError("no"))  # and not one that torch would know
+    host.sick[1] = Does(1.0, error=RuntimeError("no"))  # an error that torch would not recognise
     results, failures = run(fleet, range(60))
     assert items_of(results) == list(range(60)) and not failures
 
@@ -330,7 +328,7 @@ def test_a_worker_that_fails_twice_without_a_success_is_replaced():
     fleet = SimulatedFleet(lambda item, host: Does(10.0), elastic=False)
     host = fleet.join("host", places=2)
     host.sick[0] = Does(1.0, error=RuntimeError("no"))
-    fleet.at(3.5, lambda: host.sick.clear())  # as a new process often does better
+    fleet.at(3.5, lambda: host.sick.clear())  # as a new process often recovers
     results, failures = run(fleet, range(40))
     assert items_of(results) == list(range(40)) and not failures
     assert len([when for when, _ in fleet.stopped if when < 30]) == 1
@@ -379,8 +377,8 @@ def test_a_machine_whose_gpu_cannot_be_used_ends_the_job_with_the_reason():
 
 
 def together(fleet, jobs, *, until=float("inf")):
-    """Results of several jobs (items, place) of one pool that were added at once, by job, in the order they
-    came; `until` stops handing out items."""
+    """Returns the results of several jobs (items, place) of one pool that were added at once, by job, in the
+    order of arrival; `until` stops handing out items."""
     results = [[] for _ in jobs]
     with Pool(None, fleet=fleet) as pool:
         for (items, place), found in zip(jobs, results, strict=True):
@@ -399,7 +397,7 @@ def test_the_last_items_of_a_job_leave_no_worker_idle_while_another_job_has_some
     fleet.join("a", places=4)
     first, second = together(fleet, [(range(6), 0), (range(10, 16), 1)])
     assert items_of([(*each, None) for each in first]) == list(range(6))
-    assert fleet.now == pytest.approx(2.0 + 30.0)  # 12 items by 4 workers; one job after the other takes 40 s
+    assert fleet.now == pytest.approx(2.0 + 30.0)  # 12 items by 4 workers; sequential jobs take 40 s
     assert max(when for when, _ in first) < max(when for when, _ in second)
 
 

@@ -1,5 +1,5 @@
-"""How many workers a pool has on simulated hosts with a clock of their own: growth, losses, giving back,
-waiting, starts that fail."""
+"""The number of a pool's workers on simulated hosts with a simulated clock: growth, losses, releases,
+waiting, failed starts."""
 
 from itertools import pairwise
 
@@ -40,8 +40,8 @@ def test_hosts_that_join_while_it_runs_get_work_without_a_restart():
     assert len({host for _, _, host in results}) == 2
     assert (
         min(when for when, _, host in fleet.runs if host == "second") <= 105
-    )  # looked for every 2 s, and 2 s to start
-    assert max(when for when, _, _ in results) < 260  # one alone takes 600
+    )  # queried every 2 s, and 2 s to start
+    assert max(when for when, _, _ in results) < 260  # a single worker takes 600
 
 
 def test_a_pending_worker_is_not_given_up_while_hosts_come_and_go():
@@ -158,7 +158,7 @@ def test_a_host_that_cannot_start_workers_is_asked_less_and_less_often_while_oth
     assert all(after > before - 1.0 for before, after in pairwise(pauses)) and pauses[-1] == pytest.approx(
         60.0, abs=1.5
     )
-    assert len(started) < 30  # of 1,200 with a second between them
+    assert len(started) < 30  # of 1,200 at one per second
 
 
 def test_deaths_on_one_host_after_another_are_not_added_up():
@@ -199,7 +199,7 @@ def test_it_tells_of_workers_that_come_and_go_every_two_seconds_at_most():
     fleet.at(50.0, lambda: fleet.lose(second[0]))
     run(fleet, range(30), told=told)
     assert [line for _, line in told[:4]] == [
-        "workers: 1 on 1 host, 3 asked for",  # the second was there a moment later
+        "workers: 1 on 1 host, 3 asked for",  # the second arrived a moment later
         "workers: 2 on 1 host, 2 asked for",
         "workers: 3 on 2 hosts, 1 asked for",
         "workers: 2 on 1 host, 2 asked for",

@@ -1,5 +1,5 @@
-"""What becomes of a training when workers or hosts die, and when there is no room or more: the driver's loop,
-without workers."""
+"""Trainings whose workers or hosts die, or that have too little or more room: the driver's loop, without
+workers."""
 
 import socket
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ REFUSED = ControllerError(WorkerGroupStartupTimeoutError(3))
 
 
 class Cluster:
-    """What `fit` sees: GPUs, hosts, and for each start of the workers what then happens."""
+    """The environment of `fit`: GPUs, hosts, and for each start of the workers the following events."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gpus, self.hosts, self.epochs, self.now = 2, {"a", "b"}, 0, 0.0
@@ -43,10 +43,10 @@ class Cluster:
         self.told: list[str] = []
         self.asked: list[list[dict[str, int]]] = []
         self.places: list[object] = []
-        self.events: list[Any] = []  # an error, a number of epochs that are made, or a function
+        self.events: list[Any] = []  # an error, a number of epochs that complete, or a function
         self.naps: list[Any] = []
         self.number = 1
-        self.holders: list[Claim | None] = []  # that the lease is found with, before it can be had
+        self.holders: list[Claim | None] = []  # of the lease before it is free
         monkeypatch.setattr(fit, "_watched", self._watched)
         monkeypatch.setattr(fit, "elastic", lambda: True)
         monkeypatch.setattr(fit, "Lease", lambda _: self)
@@ -73,7 +73,7 @@ class Cluster:
         return {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """The hosts, of which the first has all that there is."""
+        """Returns the hosts, of which the first has all resources."""
         hosts = [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts]
         return [
             host | {"Resources": {} if number else self._resources()} for number, host in enumerate(hosts)
@@ -157,7 +157,7 @@ def test_deaths_with_which_a_host_was_lost_do_not_count_though_ray_finds_it_dead
     cluster.events = [loses(host) for host in "abcde"] + [
         died(),
         died(),
-    ]  # the last but one is that of a host that is yet to be found dead
+    ]  # the last but one is of a host not yet declared dead
     cluster.fit()
     assert len(cluster.started) == 8
     assert caplog.text.count("with a host, which does not count") == 5
@@ -175,7 +175,7 @@ def test_a_host_that_still_counts_though_it_is_dead_costs_one_more_start_with_on
     cluster.events = [REFUSED, REFUSED, seen]
     cluster.fit()
     assert cluster.started == [3, 2, 1, 2]
-    assert cluster.released == [1, 2]  # what a start that failed may have kept is free before the next
+    assert cluster.released == [1, 2]  # room that a failed start may hold is free before the next
     assert "try" not in caplog.text
 
 
