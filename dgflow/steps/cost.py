@@ -61,8 +61,8 @@ class Cost(ResultStep):
         return False
 
     def inputs(self) -> dict[str, Measurements | Slice]:
-        """All epochs of the trainings, since the samples name only the epoch that they use; of selections
-        also the samples."""
+        """Returns all epochs of the trainings, since the samples name only the epoch that they use; of
+        selections also the samples."""
         trainings = {
             f"arms.{name}.{number}": training.measurements()
             for name, arm in self.arms.items()

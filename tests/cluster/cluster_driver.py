@@ -1,5 +1,5 @@
-"""What is run on a cluster's head, to be disturbed: `cluster_driver.py WHAT ROOT SOURCE [WORKERS]` completes
-a toy step."""
+"""A driver on a cluster's head, to be disturbed: `cluster_driver.py WHAT ROOT SOURCE [WORKERS]` completes a
+toy step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EPOCHS = 80  # of the training that is disturbed
 
 
 class Taken(ResultStep):
-    """Takes a slice, so that it is made and sealed, and makes nothing much of it."""
+    """Reads a slice, so that it is made and sealed, and computes almost nothing from it."""
 
     samples: Slice
 
@@ -43,7 +43,7 @@ class Taken(ResultStep):
 
 
 def samples(source: Path) -> Generate:
-    """Shards that take a few tenths of a second each, so that most faults meet one half done."""
+    """Returns shards that take a few tenths of a second each, so that most faults hit one in progress."""
     return Generate(score=tiny.score(source).last(), sampler=Heun(steps=80), seed=1, shard_size=8)
 
 
@@ -52,7 +52,7 @@ def training(source: Path) -> TrainScore:
 
 
 def long(source: Path) -> TrainScore:
-    """One epoch of 1,500 steps: a minute or more."""
+    """Returns one epoch of 1,500 steps: a minute or more."""
     return tiny.score(source, epochs=1).model_copy(update={"images_per_epoch": 16 * 1500})
 
 
@@ -68,9 +68,9 @@ def table(source: Path) -> Evaluate:
 
 
 def target(what: str, source: Path) -> Step:
-    """The step that WHAT names.
+    """Returns the step that WHAT names.
 
-    `samples`: 20 shards, by workers with a GPU each where there are any; `training`: many epochs of the score
+    `samples`: 20 shards, by workers with a GPU each if there are GPUs; `training`: many epochs of the score
     network that makes them, by up to three workers; `long`: one long epoch of that; `table`: samples and
     guided samples compared.
     """
@@ -84,7 +84,7 @@ def target(what: str, source: Path) -> Step:
 
 
 def soon(job: TrainingJob) -> None:
-    """A worker of a training that may grow after 5 s and not only after a minute."""
+    """A worker of a training that may grow after 5 s instead of a minute."""
     from dgflow.runtime.training import worker
 
     worker.GROWTH_SECONDS = 5.0
@@ -98,7 +98,7 @@ if __name__ == "__main__":
     train.work = soon
     placement = Placement(
         workers=int(workers[0]) if workers else None,
-        train_workers=3 if what in ("training", "long") else 1,  # one gives the same bits wherever it runs
+        train_workers=3 if what in ("training", "long") else 1,  # one worker gives the same bits on any host
         num_gpus=0 if what in ("training", "long") else None,
     )
     execute(target(what, Path(source)), open_store(root), placement, Progress())

@@ -1,4 +1,4 @@
-"""What the cluster's tests share: one network with an S3 server, for the session, and this process on it."""
+"""Fixtures of the cluster tests: one network with an S3 server, for the session, with this process on it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,8 @@ from cluster.hosts import Network, lacking
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """Hosts can be added to it; `network.s3` is the environment of the S3 server's clients, and this process
-    has it too."""
+    """Returns a network to which hosts can be added; `network.s3` is the environment of the S3 server's
+    clients, and this process has it too."""
     if reason := lacking():
         pytest.skip(reason)
     with Network(tmp_path_factory.mktemp("hosts")) as network, pytest.MonkeyPatch.context() as patch:
@@ -23,13 +23,13 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of pictures that all hosts see: they have this machine's files."""
+    """Writes a file of pictures that all hosts see: they have this machine's files."""
     return tiny.write_images(tmp_path_factory.mktemp("images") / "images.npz")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(network: Network, images: Path) -> Undisturbed:
-    """A root with the samples, made on one host by Ray of its own."""
+    """Returns a root with the samples, made on one host by its own Ray."""
     root = f"{network.s3['BUCKET_URL']}/undisturbed"
     drive(network.hosts["laptop"], "samples", root, images).finish(300)
     return Undisturbed(root, images)

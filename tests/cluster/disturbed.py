@@ -1,4 +1,4 @@
-"""A cluster to be disturbed, the runs on it, and what has to come out whatever happens to it."""
+"""A cluster to be disturbed, its runs, and their required results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dgflow.store.step_store import StepStore
 
 
 class Cluster:
-    """A head without CPUs or GPUs for work, and worker hosts with a CPU and a pretended GPU each."""
+    """A head without CPUs or GPUs for work, and worker hosts with a CPU and an emulated GPU each."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Cluster:
         env: dict[str, str] | None = None,
         ready: bool = True,
     ) -> list[Host]:
-        """More worker hosts, which start at the same time.
+        """Adds worker hosts, which start at the same time.
 
         With `ready` they have joined when this returns.
         """
@@ -63,7 +63,7 @@ class Cluster:
         self.workers.remove(host)
 
     def have(self, count: int) -> list[Host]:
-        """Worker hosts that work, as many as `count`: more are added, or some lost."""
+        """Returns working worker hosts, as many as `count`: more are added, or some are removed."""
         for host in self.workers[count:]:
             self.lose(host)
         return self.workers + self.add(count - len(self.workers))
@@ -96,8 +96,7 @@ def drive(
     workers: int | None = None,
     env: dict[str, str] | None = None,
 ) -> Process:
-    """Start a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with Ray of its
-    own."""
+    """Starts a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with its own Ray."""
     return host.run(
         [
             sys.executable,
@@ -113,7 +112,7 @@ def drive(
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a run on one machine made that nothing happened to: what every other one has to come to."""
+    """The results of an undisturbed run on one machine, which every other run has to reproduce."""
 
     root: str
     source: Path
@@ -123,8 +122,8 @@ class Undisturbed:
         return cluster_driver.samples(self.source)
 
     def begun(self, name: str, *without: str, beside: str | None = None) -> str:
-        """A new root, with what is in this one but for the steps whose names begin like this; in the same
-        bucket, or in the folder `beside`."""
+        """Returns a new root with the contents of this one except the steps whose names begin like this; in
+        the same bucket, or in the folder `beside`."""
         root = f"{beside or self.root.rsplit('/', 1)[0]}/{name}"
         source, target = open_store(self.root), open_store(root)
         for entry in source.list(""):
@@ -133,8 +132,8 @@ class Undisturbed:
         return root
 
     def check(self, root: str, step: Generate) -> None:
-        """Every index is in the sealed slice once, every shard has one receipt, and every row is the
-        undisturbed run's to the bit."""
+        """Checks that every index is in the sealed slice once, every shard has one receipt, and every row
+        equals the undisturbed run's bit for bit."""
         assert digests(root, step) == digests(self.root, step)
         assert sealed_indices(root, step) == list(range(step.shard_size * len(parts(self.root, step))))
 
@@ -144,7 +143,7 @@ def store_of(root: str, step: Step) -> StepStore:
 
 
 def parts(root: str, step: Step, folder: str = "shards") -> dict[int, Receipt]:
-    """Number to receipt, as committed: one for each part, or the test fails."""
+    """Returns receipts by number, as committed: one per part, or the test fails."""
     steps = store_of(root, step)
     committed = steps.committed(folder)
     assert all(len(keys) == 1 for keys in committed.values())
@@ -152,12 +151,13 @@ def parts(root: str, step: Step, folder: str = "shards") -> dict[int, Receipt]:
 
 
 def digests(root: str, step: Step, folder: str = "shards") -> dict[int, str]:
-    """Number to the digest of what was made: two runs with the same ones made the same bits."""
+    """Returns digests of the results by number: equal digests mean equal bits."""
     return {number: receipt.rows_sha256 for number, receipt in parts(root, step, folder).items()}
 
 
 def in_flight(root: str, step: Step, host: Host, folder: str = "shards") -> dict[int, int]:
-    """The parts that were last begun on a host and are not committed: number to the process there."""
+    """Returns the parts that were last started on a host and are not committed: number to the process
+    there."""
     steps = store_of(root, step)
     begun = {
         number: note["pid"]
@@ -169,7 +169,7 @@ def in_flight(root: str, step: Step, host: Host, folder: str = "shards") -> dict
 
 
 def stopped_in_a_shard(run: Process, root: str, step: Step, host: Host) -> dict[int, int]:
-    """Stop a worker process of a host while it makes a shard; gives the shard's number and the process."""
+    """Stops a worker process of a host while it makes a shard; returns the shard's number and the process."""
 
     def caught() -> dict[int, int]:
         for number, pid in in_flight(root, step, host).items():
@@ -183,23 +183,23 @@ def stopped_in_a_shard(run: Process, root: str, step: Step, host: Host) -> dict[
 
 
 def taken_over(root: str, step: Step, number: int, host: Host, folder: str = "shards") -> bool:
-    """Whether a part that was begun on `host` was since begun on another one."""
+    """True if a part that was started on `host` was later started on another one."""
     return attempts(store_of(root, step), folder)[number]["host"] != host.name
 
 
 def hosts_of(root: str, step: Step, folder: str = "shards") -> set[str]:
-    """Names of the hosts that parts were last begun on."""
+    """Returns the names of the hosts that parts were last started on."""
     return {note["host"] for note in attempts(store_of(root, step), folder).values()}
 
 
 def written(root: str, key: str) -> float:
-    """When an object was last written, by the store's clock."""
+    """Returns the time when an object was last written, by the store's clock."""
     [found] = [entry for entry in open_store(root).list(key.rpartition("/")[0]) if entry.key == key]
     return found.modified
 
 
 def sealed_indices(root: str, step: Step) -> list[int]:
-    """All indices in the shards of the step's only manifest, in its order."""
+    """Returns all indices in the shards of the step's only manifest, in its order."""
     steps = store_of(root, step)
     [entry] = steps.store.list(f"{steps.name}/manifests")
     start, stop, _ = entry.key.rsplit("/", 1)[1].split("-")

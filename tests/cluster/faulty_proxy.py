@@ -1,5 +1,5 @@
-"""An HTTP proxy on loopback in front of an S3 server, whose faults a test switches while a run goes on; it
-also counts the requests."""
+"""An HTTP proxy on loopback in front of an S3 server, whose faults a test switches during a run; it also
+counts the requests."""
 
 import contextlib
 import random
@@ -24,22 +24,20 @@ _PIECE = 65536
 
 @dataclass
 class FaultyProxy:
-    """Forwards requests to `server`. Every fault is off at first; all of them may be changed at any time, by
+    """Forwards requests to `server`. Every fault is initially off; all of them may be changed at any time, by
     any thread."""
 
     server: tuple[str, int]
     latency: float = 0.0  # seconds added to every request
-    rate: float | None = None  # bytes a second of each connection's requests; None: as fast as they come
-    busy: float = 0.0  # share of the requests that are answered 503 SlowDown and go no further
-    silent: bool = False  # take requests and answer nothing, with the connection open
-    cuts: int = 0  # the next PUTs whose body is cut in the middle, on both sides
+    rate: float | None = None  # bytes per second of each connection's requests; None: unlimited
+    busy: float = 0.0  # share of the requests that are answered 503 SlowDown and not forwarded
+    silent: bool = False  # accept requests and answer nothing, with the connection open
+    cuts: int = 0  # number of next PUTs whose body is cut in the middle, on both sides
     meanwhile: Callable[[], object] | None = (
         None  # called when a body is half sent, before it is cut: the server may be killed there
     )
-    requests: Counter[str] = field(
-        default_factory=Counter
-    )  # by verb, listings as LIST: those that were taken
-    refused: int = 0  # answered 503
+    requests: Counter[str] = field(default_factory=Counter)  # forwarded requests by verb, listings as LIST
+    refused: int = 0  # requests answered 503
     cut: int = 0  # bodies that were cut
     seed: int = 0
 
@@ -56,13 +54,13 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self._port}"
 
     def accept(self) -> None:
-        """Listen, at first or again, always at the same port."""
+        """Listens, initially or again, always at the same port."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self._port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
     def refuse(self) -> None:
-        """Close all connections and refuse new ones, as a host does where no server runs."""
+        """Closes all connections and refuses new ones, as a host without a server does."""
         listener, self._listener = self._listener, None
         if listener:
             with contextlib.suppress(OSError):
@@ -98,7 +96,7 @@ class FaultyProxy:
                 self._close(server)
 
     def _requests(self, client: socket.socket, server: socket.socket) -> None:
-        """Request after request of one connection, until either side closes it or a fault does."""
+        """Forwards the requests of one connection, until either side closes it or a fault does."""
         rest = b""
         while True:
             while b"\r\n\r\n" not in rest:
@@ -162,7 +160,7 @@ def _verb(head: bytes) -> str:
 
 @contextlib.contextmanager
 def faulty_proxy(url: str) -> Iterator[FaultyProxy]:
-    """A proxy to the server at a url of the form `http://host:port`, closed on leaving."""
+    """Context of a proxy to the server at a URL of the form `http://host:port`, closed on leaving."""
     parts = urlsplit(url)
     proxy = FaultyProxy((parts.hostname or "127.0.0.1", parts.port or 80))
     try:

@@ -1,10 +1,9 @@
-"""A driver whose memory is watched: `flat_driver.py ROOT SHARDS EVERY` makes shards of nothing with two
-workers and a Ray of its own.
+"""A driver whose memory is measured: `flat_driver.py ROOT SHARDS EVERY` makes empty shards with two workers
+and its own Ray.
 
-Prints a JSON line whenever so many more shards are done, and one after all is sealed: `done`, `seconds` since
-    the first result, and the
-memory that this process, and the largest of its workers, holds for itself, in bytes; `cpu` are the seconds of
-    CPU that this process took.
+Prints a JSON line whenever that many more shards are done, and one after all are sealed: `done`; `seconds`
+since the first result; the memory that this process, and the largest of its workers, holds for itself, in
+bytes; and `cpu`, the seconds of CPU that this process took.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from dgflow.store.open import open_store
 
 
 class Watch(Progress):
-    """Progress that also measures, and says nothing."""
+    """Progress that also measures, and prints nothing."""
 
     def __init__(self, every: int) -> None:
         super().__init__()
@@ -70,8 +69,8 @@ class Watch(Progress):
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that are resident and no file's or another process's: `RssAnon`; 0 of a process that has
-    ended."""
+    """Returns the resident bytes that belong to no file and no other process: `RssAnon`; 0 for a process that
+    has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -80,7 +79,7 @@ def own_memory(pid: int) -> int:
 
 
 def workers() -> list[int]:
-    """Our Ray's worker processes at work in a pool."""
+    """Returns our Ray's worker processes that work in a pool."""
     return [
         pid
         for pid in family(os.getpid())
@@ -89,7 +88,7 @@ def workers() -> list[int]:
 
 
 def command(pid: int) -> bytes:
-    """What a process calls itself; nothing where it has ended."""
+    """Returns the title of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

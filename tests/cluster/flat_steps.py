@@ -1,4 +1,4 @@
-"""A generator that makes nothing but an index, so that what is measured is what a shard costs besides its
+"""A generator that makes only an index, so that the measurement is the cost of a shard besides its
 samples."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Nothing(SampleStep):
 
 
 class Counted(ResultStep):
-    """How many there are: what asks for the samples."""
+    """The number of samples; this step reads them."""
 
     samples: Slice
 

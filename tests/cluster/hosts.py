@@ -1,13 +1,13 @@
-"""Hosts for tests as namespaces of this machine: a network, a host name, processes, `/tmp/ray` and `/dev/shm`
-of each one's own.
+"""Hosts for tests as namespaces of this machine: each has its own network, host name, processes, `/tmp/ray`
+and `/dev/shm`.
 
-A `Network` is a switch (a bridge in a namespace of its own) and the hosts on it, in 10.99.0.0/24; nothing is
-added to this machine's own network, and nothing leads out of it. All of it ends with the context, and with
-this process however it ends: the first process of a host dies with this one, and the kernel ends the others
-with the first. Files are not each host's own: beside `/tmp/ray` all see the same ones, and `/mnt` is where
-each keeps what is its own (temporary files, caches).
+A `Network` is a switch (a bridge in its own namespace) and the hosts on it, in 10.99.0.0/24; nothing is added
+to this machine's own network, and there is no route out of it. All of it ends with the context, and with this
+process however it ends: the first process of a host dies with this one, and the kernel ends the others with
+the first. Files are shared between hosts, except `/tmp/ray` and `/mnt`, where each host has its own
+(temporary files, caches).
 
-Needs root and iproute2, and util-linux' `unshare`, `nsenter`, `setpriv`; `lacking` says what is not there.
+Needs root and iproute2, and util-linux' `unshare`, `nsenter`, `setpriv`; `lacking` names what is missing.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from wrapped import kill_wrapped, signal_wrapped
 
 T = TypeVar("T")
 
-DEADLINE = 120.0  # seconds for anything that is waited for: two cores may start four hosts at once
+DEADLINE = 120.0  # seconds, the timeout of every wait: two cores may start four hosts at once
 GCS_PORT = 6379
 _NEWNET = 0x40000000  # CLONE_NEWNET
 _DIES_WITH_ITS_PARENT = ("setpriv", "--pdeathsig", "KILL")
-_DISK = "/mnt"  # where a host has its own: a short path, since Ray's sockets lie below it
-_OBJECT_STORE_BYTES = 80_000_000  # Ray's least is 75 MB
-_NO_OTHER_SETTINGS = ("AWS_", "RAY_", "DGFLOW_")  # of the person who runs the tests
+_DISK = "/mnt"  # a host's own disk: a short path, since Ray's sockets are below it
+_OBJECT_STORE_BYTES = 80_000_000  # Ray's minimum is 75 MB
+_NO_OTHER_SETTINGS = ("AWS_", "RAY_", "DGFLOW_")  # settings of the person who runs the tests
 
 
 def lacking() -> str | None:
-    """Why there can be no hosts here, or None."""
+    """Returns the reason why there can be no hosts here, or None."""
     if os.geteuid():
         return "hosts as network namespaces need root"
     missing = [program for program in ("ip", "unshare", "nsenter", "setpriv") if not shutil.which(program)]
@@ -61,7 +61,7 @@ def lacking() -> str | None:
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
-    """Poll until `condition()` gives something true, and give it."""
+    """Polls until `condition()` returns a true value, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"no {what} after {seconds:.0f} s"
@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = DEADLINE) -
 
 
 class Process:
-    """A command on a host, with its output in a file. It dies when it is killed here, and with its host."""
+    """A command on a host, with its output in a file. It ends when it is killed here, and with its host."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str], log: Path) -> None:
         self.log = log
@@ -90,7 +90,7 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status, None while it runs."""
+        """Returns the exit status, None while the command runs."""
         return self._outside.poll()
 
     def kill(self) -> None:
@@ -98,7 +98,7 @@ class Process:
         self._outside.wait()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command, and to none of its children."""
+        """Sends a signal to the command, and to none of its children."""
         signal_wrapped(self._outside, number)
 
     def wait(self, seconds: float = DEADLINE) -> int:
@@ -108,12 +108,12 @@ class Process:
             raise AssertionError(f"still running after {seconds:.0f} s:\n{self.output}") from None
 
     def finish(self, seconds: float = DEADLINE) -> str:
-        """Its output, once it has ended well."""
+        """Returns the output, once the command has ended with status 0."""
         assert self.wait(seconds) == 0, self.output
         return self.output
 
     def wait_for(self, condition: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
-        """Poll until `condition()` gives something; the process may not end before."""
+        """Polls until `condition()` is true; the process may not end before."""
 
         def found() -> T:
             ended = self.status is not None
@@ -131,7 +131,7 @@ class Process:
 
 
 class Host:
-    """One host: a first process that does nothing, and the namespaces that it holds."""
+    """One host: an idle first process, and the namespaces that it holds."""
 
     def __init__(
         self, name: str, address: str, folder: Path, env: dict[str, str], disk_mb: float | None
@@ -155,7 +155,7 @@ class Host:
             f"mount --bind {_DISK}/ray /tmp/ray",
             "mount -t tmpfs tmpfs /dev/shm",
             "echo ready",
-            # So that the kernel takes away whatever ends in here
+            # So that the kernel ends every process in here
             "exec env --ignore-signal=CHLD sleep infinity",
         )
         self._outside = subprocess.Popen(
@@ -181,10 +181,10 @@ class Host:
                 f"the host {name} did not come up; its commands are on the standard error above"
             )
         children = Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children").read_text().split()
-        self.pid = int(children[0])  # of its first process, as this machine counts them
+        self.pid = int(children[0])  # of its first process, in this machine's numbering
 
     def enter(self, *namespaces: str) -> list[str]:
-        """The beginning of a command that runs in the host (all of it, or only its network)."""
+        """Returns the beginning of a command that runs in the host (all of it, or only its network)."""
         return [
             "nsenter",
             "--target",
@@ -194,27 +194,27 @@ class Host:
         ]
 
     def run(self, command: Sequence[str], env: dict[str, str] | None = None) -> Process:
-        """Start a command on the host."""
+        """Starts a command on the host."""
         self._commands += 1
         log = self.folder / f"{self._commands:02d}-{Path(command[0]).name}.log"
         return Process([*self.enter(), *_DIES_WITH_ITS_PARENT, *command], {**self.env, **(env or {})}, log)
 
     def processes(self) -> list[int]:
-        """The processes on the host beside its first one, as this machine counts them."""
+        """Returns the processes on the host besides its first one, in this machine's numbering."""
         return family(self.pid)[1:]
 
     def signal(self, name: str, pid: int) -> None:
-        """Send a signal to a process by the number that it has on the host; nothing where it has ended."""
+        """Sends a signal to a process by its number on the host; does nothing if it has ended."""
         subprocess.run([*self.enter(), "kill", f"-{name}", str(pid)], stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
-        """The host is lost: all of its processes end at once, by SIGKILL."""
+        """Ends all processes of the host at once, by SIGKILL: the host is lost."""
         self.end()
         self._outside.wait()  # ends once all of the host's processes have
 
     def end(self) -> None:
-        """As `kill`, without waiting for it."""
-        kill_wrapped(self._outside)  # the first process, which takes all others with it
+        """Ends the host as `kill` does, without waiting."""
+        kill_wrapped(self._outside)  # the first process, which ends all others
 
 
 class Network:
@@ -242,8 +242,8 @@ class Network:
         self._closing.close()
 
     def host(self, name: str, *, disk_mb: float | None = None) -> Host:
-        """A new host; its name may not have been used. `disk_mb`: the size of its disk, None as large as this
-        machine's."""
+        """Adds a host; its name may not have been used. `disk_mb`: the size of its disk, None for this
+        machine's size."""
         host = Host(
             name, f"10.99.0.{len(self.hosts) + 1}", self.folder / name, {**_base_env(), **self.s3}, disk_mb
         )
@@ -254,20 +254,20 @@ class Network:
         self._ip(host, "link set eth0 up")
         self._ip(
             host, "route add default dev eth0"
-        )  # leads nowhere; Ray learns its own address from there being one
+        )  # leads nowhere; Ray learns its own address from the existence of a route
         return host
 
     def link(self, host: Host, state: str) -> None:
-        """Pull a host's cable out of the switch ("down"), or put it back ("up")."""
+        """Disconnects a host's cable from the switch ("down"), or reconnects it ("up")."""
         self._ip(self._switch, f"link set {_port(host)} {state}")
 
     def cut(self, host: Host, other: Host) -> None:
-        """What a host sends to another one is lost, what it sends to others is not."""
+        """Drops what a host sends to another one, but nothing that it sends to others."""
         self._ip(host, f"neighbour replace {other.address} lladdr 02:00:00:00:00:01 nud permanent dev eth0")
 
     def start_s3(self, host: Host) -> dict[str, str]:
-        """An S3 server on a host; the environment for its clients, which all hosts have from now on, with
-        `BUCKET_URL`."""
+        """Starts an S3 server on a host; returns the environment for its clients, which all hosts have from
+        now on, with `BUCKET_URL`."""
         start = seaweed(host.folder, address=host.address, prefix=[*host.enter(), *_DIES_WITH_ITS_PARENT])
         self.s3 = {**self._closing.enter_context(start), "DGFLOW_PLAIN_HTTP": "1"}
         for each in self.hosts.values():
@@ -288,9 +288,9 @@ class Network:
 
 
 def ray_head(host: Host, *options: str, env: dict[str, str] | None = None, num_cpus: int = 0) -> Process:
-    """Ray's head on a host, ready.
+    """Starts Ray's head on a host, and waits until it is ready.
 
-    Without a dashboard, and without a token, unless `options` and `env` say otherwise.
+    It has no dashboard and no token, unless `options` and `env` set them.
     """
     dashboard = (
         []
@@ -321,7 +321,7 @@ def ray_worker(
     env: dict[str, str] | None = None,
     ready: bool = True,
 ) -> Process:
-    """Ray on a host that joins a head's; `num_gpus` are pretended.
+    """Starts Ray on a host that joins a head's; `num_gpus` are emulated.
 
     With `ready` it has joined when this returns.
     """
@@ -347,18 +347,18 @@ def _ray(host: Host, options: Sequence[str], env: dict[str, str] | None, ready: 
 
 def _base_env() -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(_NO_OTHER_SETTINGS)}
-    emulated = {"DGFLOW_EMULATED_GPUS": "1"}  # GPUs are pretended, and the CPU computes
+    emulated = {"DGFLOW_EMULATED_GPUS": "1"}  # GPUs are emulated, and the CPU computes
     return {**own, **emulated, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
 
 
 def _port(host: Host) -> str:
-    """The switch's end of a host's cable; names of interfaces are short."""
+    """Returns the switch's end of a host's cable; names of interfaces are short."""
     return f"to-{host.address.rsplit('.', 1)[1]}"
 
 
 @contextlib.contextmanager
 def _inside(host: Host) -> Iterator[None]:
-    """Put this thread, and those that it starts, into the host's network."""
+    """Moves this thread, and those that it starts, into the host's network."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     within = os.open(f"/proc/{host.pid}/ns/net", os.O_RDONLY)
     try:
@@ -377,6 +377,6 @@ def _enter_network(namespace: int) -> None:
     import s3fs
 
     fsspec.asyn.iothread[0] = fsspec.asyn.loop[0] = (
-        None  # s3fs' thread stays where it was: the next user starts another
+        None  # s3fs' thread stays in its old network: the next user starts another
     )
     s3fs.S3FileSystem.clear_instance_cache()

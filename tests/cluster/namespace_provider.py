@@ -1,9 +1,9 @@
 """A cloud whose hosts are namespaces, and Ray's node provider for it.
 
-`Cloud` runs in the test's process, which alone can make hosts; `NamespaceProvider` in the autoscaler on the
-head's host asks it by a socket file. Ray's autoscaler (v2) takes a provider of one's own as `provider: {type:
-external, module: ...}`. It does not log in to the hosts (`disable_node_updaters`): they start Ray themselves,
-as images with a start script do.
+`Cloud` runs in the test's process, the only one that can make hosts; `NamespaceProvider`, in the autoscaler
+on the head's host, asks it through a socket file. Ray's autoscaler (v2) accepts a custom provider as
+`provider: {type: external, module: ...}`. It does not log in to the hosts (`disable_node_updaters`): they
+start Ray themselves, as images with a start script do.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 from ray.autoscaler.node_provider import NodeProvider
 from ray.autoscaler.tags import NODE_KIND_HEAD, TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
-HEAD = "head"  # the head's id at the cloud
+HEAD = "head"  # the head's id in the cloud
 
 
 class Cloud:
-    """Starts and ends hosts for whoever asks at `socket`, in one thread: a host dies with the thread that has
+    """Starts and ends hosts on requests at `socket`, in one thread: a host dies with the thread that has
     started it."""
 
     def __init__(self, socket: Path, start: Callable[[dict[str, str]], Callable[[], None]]) -> None:
-        """`start(environment)` starts a host whose Ray has this environment, and gives what ends it."""
+        """`start(environment)` starts a host whose Ray has this environment, and returns a function that ends
+        it."""
         self._start = start
         self._ends: dict[str, Callable[[], None]] = {}
         self._tags = {
@@ -42,7 +43,7 @@ class Cloud:
 
     @property
     def hosts(self) -> int:
-        """How many there are now, without the head."""
+        """Returns the current number of hosts, without the head."""
         return len(self._ends)
 
     def _serve(self) -> None:
@@ -80,7 +81,8 @@ class Cloud:
 
 
 class NamespaceProvider(NodeProvider):
-    """What Ray's autoscaler asks, passed on to the cloud at the socket that its configuration names."""
+    """The interface that Ray's autoscaler calls, forwarded to the cloud at the socket that its configuration
+    names."""
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         return [

@@ -1,7 +1,7 @@
 """A stand-in for Slurm: hosts as nodes, `srun` and `scontrol`, and the variables that a batch script has.
 
-As that of Slurm, `srun` starts a command on nodes of the job, forwards signals to it (but SIGTERM kills it),
-and ends with its highest exit status. Run as a program, this file is `srun`: it hands its request, and its
+Like Slurm's, `srun` starts a command on nodes of the job, forwards signals to it (but SIGTERM kills it), and
+ends with its highest exit status. Run as a program, this file is `srun`: it sends its request, and its
 output, to the `Slurm` of the tests, which can enter the hosts.
 """
 
@@ -27,7 +27,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 
 class Slurm:
-    """Jobs on hosts. Use as a context; `folder` is what all of them see, and each job's home."""
+    """Jobs on hosts. Use as a context; `folder` is shared by all of them, and is each job's home."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Slurm:
     def sbatch(
         self, nodes: Sequence[Host], number: int, script: Path, *arguments: str, container: str = ""
     ) -> Process:
-        """Start a batch script on the first of its nodes, each of which has a CPU and a pretended GPU."""
+        """Starts a batch script on the first of its nodes, each of which has a CPU and an emulated GPU."""
         self._jobs[str(number)] = nodes
         path = f"{self._programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = {
@@ -76,7 +76,7 @@ class Slurm:
 
     @property
     def requeued(self) -> str:
-        """What `scontrol` was asked for."""
+        """Returns the requests to `scontrol`."""
         asked = self.folder / "scontrol"
         return asked.read_text() if asked.exists() else ""
 
@@ -89,7 +89,7 @@ class Slurm:
             threading.Thread(target=self._step, args=[connection], daemon=True).start()
 
     def _step(self, connection: socket.socket) -> None:
-        """Run what one `srun` asks for: its request is a line, and so is each signal; the answer is the
+        """Runs the request of one `srun`: its request is a line, and so is each signal; the answer is the
         status."""
         begun, outputs, *_ = socket.recv_fds(connection, 1, 2)
         lines = connection.makefile("rb")
@@ -143,7 +143,7 @@ def _parsed(options: list[str]) -> argparse.Namespace:
 
 
 def srun() -> int:
-    """The program: gives the status of the step."""
+    """Runs as the program `srun`: returns the status of the step."""
     with socket.socket(socket.AF_UNIX) as slurm:
         slurm.connect(os.environ[_SOCKET])
         for number, forwarded in {signal.SIGUSR1: signal.SIGUSR1, signal.SIGTERM: signal.SIGKILL}.items():

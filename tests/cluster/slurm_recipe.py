@@ -1,5 +1,5 @@
-"""What the tests run as a job: `slurm_recipe.py FOLDER ROOT` makes shards, each of which leaves the name of
-its host in the folder and waits until there is a file `go`."""
+"""The job of the tests: `slurm_recipe.py FOLDER ROOT` makes shards, each of which leaves the name of its host
+in the folder and waits for a file `go`."""
 
 from __future__ import annotations
 

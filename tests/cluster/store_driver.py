@@ -1,5 +1,5 @@
-"""A run whose store fails: `store_driver.py ROOT SOURCE` takes 40 shards of samples, made by Ray of its own
-with two workers."""
+"""A run whose store fails: `store_driver.py ROOT SOURCE` takes 40 shards of samples, made by its own Ray with
+two workers."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARDS = 40
 
 
 def samples(source: Path) -> Generate:
-    """Shards that take about a quarter of a second each."""
+    """Returns shards that take about a quarter of a second each."""
     return Generate(score=tiny.score(source).last(), sampler=Heun(steps=60), seed=1, shard_size=8)
 
 

@@ -1,5 +1,5 @@
-"""Ray's own autoscaler (v2) with hosts of namespaces: a run asks for workers, hosts come, the run ends, hosts
-go."""
+"""Ray's own autoscaler (v2) with hosts of namespaces: a run asks for workers, hosts are added, the run ends,
+hosts are removed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ SECONDS = 400.0
 
 @pytest.fixture
 def scaled(network: Network, tmp_path: Path):
-    """A cluster with an autoscaler that may bring two hosts, and the cloud that has them."""
+    """Returns a cluster with an autoscaler that may add two hosts, and the cloud that has them."""
     socket = network.folder / "cloud.sock"
     head = network.host("scaled-head")
     (head.folder / "disk" / "home" / "ray_bootstrap_config.yaml").write_text(
@@ -50,7 +50,7 @@ def configuration(socket: Path) -> dict:
     return {
         **{
             f"{name}_commands": [] for name in commands
-        },  # of an external provider's configuration nothing is filled in
+        },  # an external provider's configuration is not filled in
         "file_mounts": {},
         "cluster_synced_files": [],
         "cluster_name": "namespaces",

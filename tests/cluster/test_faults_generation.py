@@ -1,5 +1,5 @@
-"""Hosts, links and drivers that go while samples are made: every index once, and each row as in a run that
-nothing happened to."""
+"""Loss of hosts, links and drivers while samples are made: every index appears once, and each row equals the
+undisturbed run's."""
 
 import time
 
@@ -21,12 +21,13 @@ from notes import attempts
 
 from dgflow import Generate
 
-SECONDS = 300.0  # for a run to end, with what happened to it
+SECONDS = 300.0  # timeout of a disturbed run
 
 
 @pytest.fixture(scope="module")
 def shared(network: Network):
-    """One head for all of these tests; each takes the worker hosts that it needs, and leaves what works."""
+    """Returns one head for all of these tests; each takes the worker hosts that it needs, and leaves the
+    working ones."""
     with running(network, "gen") as made:
         yield made
 
@@ -38,12 +39,12 @@ def step(undisturbed: Undisturbed) -> Generate:
 
 @pytest.fixture
 def root(undisturbed: Undisturbed, step: Generate, request: pytest.FixtureRequest) -> str:
-    """Everything is there but the samples."""
+    """Returns a root that lacks only the samples."""
     return undisturbed.begun(request.node.name.removeprefix("test_"), step.name, "taken-")
 
 
 def at_work(shared: Cluster, undisturbed: Undisturbed, root: str, hosts: int) -> Process:
-    """A run on so many hosts that has done three shards and is at work on all of them."""
+    """Returns a run on that many hosts that has completed three shards and works on all of them."""
     step, workers = undisturbed.samples, shared.have(hosts)
     run = shared.drive("samples", root, undisturbed.source)
     run.wait_for(
@@ -65,7 +66,7 @@ def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in
     run.wait_for(lambda: taken_over(root, step, number, lost), "second attempt")
     seconds = time.monotonic() - began
     print(f"shard {number} runs again {seconds:.1f} s after its host was lost")
-    [pid] = stopped_in_a_shard(run, root, step, left).values()  # so that something is left for the new host
+    [pid] = stopped_in_a_shard(run, root, step, left).values()  # so that work remains for the new host
     run.wait_for(lambda: another.name in hosts_of(root, step), "work on the new host")
     left.signal("CONT", pid)
     run.finish(SECONDS)
@@ -96,7 +97,7 @@ def test_a_host_that_only_the_store_still_hears_writes_what_others_write_too_and
     run.wait_for(lambda: number in parts(root, step), "the shard made elsewhere")
     made = parts(root, step)[number]
     first = written(root, made.key)
-    away.signal("CONT", pid)  # it goes on in the middle of the shard, and commits it to the store late
+    away.signal("CONT", pid)  # it continues in the middle of the shard, and commits it to the store late
     run.finish(SECONDS)
     wait_for(lambda: written(root, made.key) > first, "the late write of the same bytes")
     undisturbed.check(root, step)
@@ -126,8 +127,8 @@ def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shar
     }
     shared.drive("samples", root, undisturbed.source).finish(SECONDS)
     after, notes = parts(root, step), attempts(store_of(root, step), "shards")
-    assert {number: after[number] for number in before} == before  # the very receipts, times and all
-    assert {number: notes[number] for number in before} == begun  # nor was any of them begun again
+    assert {number: after[number] for number in before} == before  # the identical receipts, including times
+    assert {number: notes[number] for number in before} == begun  # nor was any of them started again
     undisturbed.check(root, step)
 
 
@@ -136,5 +137,5 @@ def test_two_drivers_on_one_root_at_once_both_end_well(shared, undisturbed, root
     runs = [shared.drive("samples", root, undisturbed.source, workers=1) for _ in range(2)]
     for run in runs:
         run.finish(SECONDS)
-    assert len(hosts_of(root, step)) == 2  # each has a worker, on a host of its own
+    assert len(hosts_of(root, step)) == 2  # each has a worker, on a separate host
     undisturbed.check(root, step)

@@ -1,6 +1,6 @@
-"""Hosts that are there but cannot do their work: a clock that is a day off, a disk that is full.
+"""Hosts that are alive but cannot work: a clock that is a day off, a full disk.
 
-The others do it.
+The other hosts do the work.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from cluster.disturbed import hosts_of, in_flight, parts, running
 from cluster.hosts import Network
 
-SECONDS = 300.0  # for a run to end
+SECONDS = 300.0  # timeout of a run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_a_host_whose_clock_is_a_day_off_is_set_aside_with_its_error_and_the_run
     undisturbed.check(root, step)
     told = [line for line in output.splitlines() if wrong.name in line and "set aside" in line]
     assert len(told) == 1 and "clock" in told[0], output
-    assert wrong.name not in hosts_of(root, step)  # S3 takes nothing that is signed with another day
+    assert wrong.name not in hosts_of(root, step)  # S3 rejects a signature of another day
     shared.lose(wrong)
 
 

@@ -1,5 +1,5 @@
-"""Worker hosts that are lost while networks are trained, and after: training goes on with those that are
-left, and grows again."""
+"""Loss of worker hosts during and after training: training continues with the remaining ones, and grows
+again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from notes import attempts
 from dgflow.engine.execute import result_of
 from dgflow.store.open import open_store
 
-SECONDS = 400.0  # for a run to end
+SECONDS = 400.0  # timeout of a run
 TOLERANCE = 0.1  # of the held-out loss: the workers' dropout differs, and the rounding of their sums
 
 
@@ -29,14 +29,14 @@ def shared(network: Network):
 
 @pytest.fixture(scope="module")
 def trained(network: Network, undisturbed: Undisturbed) -> str:
-    """A root in which the training ran to its end on one host, with nothing lost."""
+    """Returns a root in which the training ran to its end on one host, without a loss."""
     root = undisturbed.begun("trained", "train-", "generate-", "taken-")
     drive(network.hosts["laptop"], "training", root, undisturbed.source).finish(SECONDS)
     return root
 
 
 def epochs(root: str, undisturbed: Undisturbed) -> dict[int, dict]:
-    """What was measured in each epoch that is committed."""
+    """Returns the metrics of each committed epoch."""
     return {
         number: receipt.metrics
         for number, receipt in parts(root, cluster_driver.training(undisturbed.source), "epochs").items()
@@ -44,14 +44,14 @@ def epochs(root: str, undisturbed: Undisturbed) -> dict[int, dict]:
 
 
 def closest(root: str, trained: str, undisturbed: Undisturbed) -> float:
-    """By how much the last epoch's held-out loss differs from the undisturbed one's, as a share of that."""
+    """Returns the relative difference of the last epoch's held-out loss from the undisturbed one's."""
     last = cluster_driver.EPOCHS
     found, wanted = (epochs(each, undisturbed)[last]["held_out_loss"] for each in (root, trained))
     return abs(found - wanted) / wanted
 
 
 def sizes(root: str, undisturbed: Undisturbed) -> list[int]:
-    """How many workers trained each epoch."""
+    """Returns the number of workers in each epoch."""
     found = epochs(root, undisturbed)
     assert sorted(found) == list(range(1, cluster_driver.EPOCHS + 1))
     return [found[number]["workers"] for number in sorted(found)]
@@ -93,8 +93,8 @@ def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_
 def test_a_notice_that_a_host_will_be_taken_away_makes_a_checkpoint_at_once_and_a_start_without_it(
     shared, undisturbed
 ):
-    """As a spot host's own script or a pod's hook gives it. Within its only epoch, the training has no other
-    checkpoint before ten minutes."""
+    """The notice is given as a spot host's own script or a pod's hook gives it. Within its only epoch, the
+    training has no other checkpoint before ten minutes."""
     root = undisturbed.begun("drained", "train-", "generate-", "taken-")
     step = cluster_driver.long(undisturbed.source)
     leaving = shared.have(2)[0]

@@ -1,6 +1,6 @@
-"""Memory over 6,000 shards through the real plan, pool, store and seal: it does not grow on the way.
+"""Memory over 6,000 shards through the real plan, pool, store and seal: it does not grow during the run.
 
-`python -m pytest tests/cluster/test_flat.py -s` prints what was measured; `flat_driver.py ROOT 20000 1000`
+`python -m pytest tests/cluster/test_flat.py -s` prints the measurements; `flat_driver.py ROOT 20000 1000`
 measures more shards.
 """
 
@@ -19,11 +19,11 @@ from seaweed import seaweed
 
 DRIVER = Path(__file__).with_name("flat_driver.py")
 SHARDS, EVERY = 6_000, 500
-FIRST = 2_000  # by here everything is loaded that a run loads once
+FIRST = 2_000  # by then everything is loaded that a run loads once
 S3_SHARDS, S3_EVERY, S3_FIRST = 1_000, 250, 500
-GROWTH = 12e6  # bytes that an allocator may keep in pieces; a leak of 3 kB a shard is more
-SEALING = 3_000  # bytes a shard: its receipt in memory and its line in the manifest; measured 0.8 to 1.4 kB
-OVERHEAD = 0.020  # seconds a shard
+GROWTH = 12e6  # bytes that an allocator may fragment; a leak of 3 kB per shard is more
+SEALING = 3_000  # bytes per shard: its receipt in memory and its line in the manifest; measured 0.8 to 1.4 kB
+OVERHEAD = 0.020  # seconds per shard
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -37,7 +37,7 @@ class Moment(NamedTuple):
 
 
 def watched(root: str, shards: int, every: int, **environment: str) -> list[Moment]:
-    """What the driver told: every so many shards, and after sealing."""
+    """Returns the driver's output: every so many shards, and after sealing."""
     command = [sys.executable, str(DRIVER), root, str(shards), str(every)]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(
@@ -56,7 +56,7 @@ def watched(root: str, shards: int, every: int, **environment: str) -> list[Mome
 
 
 def between(moments: list[Moment], first: int) -> tuple[Moment, Moment]:
-    """After `first` shards, and after the last one, before sealing."""
+    """Returns the measurements after `first` shards, and after the last one, before sealing."""
     return next(moment for moment in moments if moment.done == first), moments[-2]
 
 
@@ -80,7 +80,7 @@ def test_sealing_takes_no_more_than_the_receipts(local: list[Moment]):
 
 
 def test_a_shard_costs_less_than_twenty_milliseconds_besides_its_samples(local: list[Moment]):
-    """The quickest few hundred: other programs on the machine only ever add to it."""
+    """Uses the fastest few hundred: other programs on the machine only ever add time."""
     quickest = min(after.seconds - before.seconds for before, after in pairwise(local[:-1]))
     assert quickest / EVERY < OVERHEAD
 

@@ -1,4 +1,4 @@
-"""Hosts that join and leave while a run goes on: it works on what there is, and says so."""
+"""Hosts that join and leave during a run: the run uses the available ones, and reports it."""
 
 import re
 
@@ -16,9 +16,7 @@ def test_a_run_goes_from_one_host_to_three_and_back_to_one_without_a_restart(
     with running(network, "join", workers=1) as cluster:
         [first] = cluster.workers
         run = cluster.drive("samples", root, undisturbed.source)
-        [pid] = stopped_in_a_shard(
-            run, root, step, first
-        ).values()  # so that something is left for the others
+        [pid] = stopped_in_a_shard(run, root, step, first).values()  # so that work remains for the others
         cluster.add(2)
         run.wait_for(lambda: told(run)[-1:] == [(3, 3)], "three hosts at work")
         for host in cluster.workers[1:]:
@@ -31,5 +29,5 @@ def test_a_run_goes_from_one_host_to_three_and_back_to_one_without_a_restart(
 
 
 def told(run: Process) -> list[tuple[int, int]]:
-    """Workers and hosts, in the driver's own lines."""
+    """Returns workers and hosts, from the driver's own lines."""
     return [(int(workers), int(hosts)) for workers, hosts in WORKERS.findall(run.output)]

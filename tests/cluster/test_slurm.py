@@ -1,4 +1,4 @@
-"""docs/slurm.sh as it is, with a stand-in for Slurm: nodes are hosts of the network."""
+"""docs/slurm.sh unchanged, with a stand-in for Slurm: nodes are hosts of the network."""
 
 import os
 import re
@@ -29,14 +29,14 @@ def nodes(network: Network) -> list[Host]:
 
 
 def left(slurm: Slurm, nodes: list[Host]) -> list:
-    """What jobs have left behind: processes, Ray's files, tokens."""
+    """Returns what jobs have left behind: processes, Ray's files, tokens."""
     files = [path for node in nodes for path in (node.folder / "disk").glob("ray-*")]
     tokens = list((slurm.home / ".ray").iterdir())
     return [pid for node in nodes for pid in node.processes()] + files + tokens
 
 
 def answers(job: Process, node: Host, token: dict[str, str]) -> bool:
-    """Tells if the job's cluster answers to who has such a token."""
+    """True if the job's cluster answers a client with this token."""
     [address] = re.findall(r"slurm.sh: Ray at (\S+),", job.output)
     return node.run([RAY, "health-check", "--address", address], token).wait(300) == 0
 
@@ -60,7 +60,7 @@ def test_a_run_works_on_every_node_is_requeued_at_its_time_limit_and_goes_on(
     assert not left(slurm, nodes)
 
     (tmp_path / "go").touch()
-    slurm.sbatch(nodes[1:2], 1, SCRIPT, *command).finish(300)  # on what Slurm has this time
+    slurm.sbatch(nodes[1:2], 1, SCRIPT, *command).finish(300)  # on the resources that Slurm has this time
     step = slurm_recipe.samples(str(tmp_path))
     assert sealed_indices(root, step) == list(range(slurm_recipe.SHARDS * step.shard_size))
     assert not left(slurm, nodes) and slurm.requeued == "requeue 1\n"

@@ -1,7 +1,7 @@
-"""The object store fails while a run samples: it ends well, with every index once and the bits of a run that
-nothing disturbed.
+"""The object store fails while a run samples: the run ends successfully, with every index once and the bits
+of an undisturbed run.
 
-A driver with Ray of its own and two workers, on loopback, and a proxy between them and a real S3 server.
+A driver with its own Ray and two workers, on loopback, and a proxy between them and a real S3 server.
 """
 
 import os
@@ -21,13 +21,13 @@ from seaweed import Server
 
 from dgflow.store.open import open_store
 
-DEADLINE = 300.0  # seconds for a run, which takes some 25 on a machine that does nothing else
-OUTAGE = 30.0  # seconds: longer than a store is ever asked that never answered, 15.5
+DEADLINE = 300.0  # timeout of a run, which takes some 25 s on an idle machine
+OUTAGE = 30.0  # seconds: longer than the 15.5 for which a store that never answered is retried
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server, whose client this process is: directly, and not through the proxy."""
+    """Starts a server, whose client this process is: directly, and not through the proxy."""
     server = Server(tmp_path_factory.mktemp("s3"))
     server.start()
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def trained(server: Server, images: Path) -> str:
-    """A root with a trained network."""
+    """Returns a root with a trained network."""
     root = f"{server.environment['BUCKET_URL']}/trained"
     complete(tiny.score(images), open_store(root))
     return root
@@ -49,7 +49,7 @@ def trained(server: Server, images: Path) -> str:
 def undisturbed(
     server: Server, trained: str, images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
-    """Number to digest of the shards of a run that nothing disturbs."""
+    """Returns the digests of an undisturbed run's shards, by number."""
     root = copied(trained, "undisturbed")
     run = drive(
         root, images, tmp_path_factory.mktemp("undisturbed") / "log", server.environment["AWS_ENDPOINT_URL"]
@@ -68,7 +68,7 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
 
 
 class Run:
-    """A run through the proxy that has committed three shards, on a root of its own."""
+    """A run through the proxy that has committed three shards, on its own root."""
 
     def __init__(self, root: str, source: Path, process: Process) -> None:
         self.root, self.samples, self.process = root, store_driver.samples(source), process
@@ -97,7 +97,7 @@ def run(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Run]:
-    del undisturbed  # is made before, and not beside
+    del undisturbed  # is made before, and not concurrently
     root = copied(trained, request.node.name)
     process = drive(root, images, tmp_path / "log", proxy.url)
     try:
@@ -107,7 +107,7 @@ def run(
 
 
 def copied(root: str, name: str) -> str:
-    """Another root with the same objects."""
+    """Returns another root with the same objects."""
     other = f"{root.rsplit('/', 1)[0]}/{name}"
     source, target = open_store(root), open_store(other)
     for entry in source.list(""):
@@ -127,10 +127,10 @@ def test_a_store_that_refuses_all_connections_for_a_while_is_waited_for(
     proxy.refuse()
     up_again = time.monotonic() + OUTAGE
     run.process.wait_for(lambda: time.monotonic() > up_again, "end of the outage")
-    assert run.has_more_to_do()  # those who waited
+    assert run.has_more_to_do()  # those that waited
     proxy.accept()
     run.ends_as(undisturbed)
-    assert "attempt 1 of 3" not in run.process.output  # nobody's shard was counted as failed
+    assert "attempt 1 of 3" not in run.process.output  # no worker's shard counted as failed
 
 
 def test_a_slow_store_costs_time_and_nothing_else(

@@ -1,8 +1,8 @@
-"""`ray job submit` as docs/cluster.md has it: a head with dashboard and token, the root on S3, and a laptop
-that has neither of the two.
+"""`ray job submit` as in docs/cluster.md: a head with dashboard and token, the root on S3, and a laptop
+without credentials for S3.
 
-The project that is submitted is a copy whose version says so. Every receipt tells the version of the process
-that made it, so what ran on the cluster is what the job carried, and not the dgflow that is installed here.
+The submitted project is a copy with a distinct version. Every receipt names the version of the process that
+made it, which shows that the cluster ran the job's copy, and not the installed dgflow.
 """
 
 import json
@@ -33,9 +33,9 @@ CLEAN = {
     for name, value in os.environ.items()
     if not name.startswith(("AWS_", "DGFLOW_", "RAY_", "PYTHON"))
 }
-# The job's `python` is that of the cluster; idle threads would only fight for the two cores. Ray takes
-# 127.0.0.1 for a host's address only where it thinks that hosts cannot form clusters: else it listens
-# everywhere.
+# The job's `python` is that of the cluster; idle threads would only compete for the two cores. Ray takes
+# 127.0.0.1 for a host's address only if it assumes that hosts cannot form clusters; else it listens on all
+# addresses.
 CLEAN |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 CLEAN |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{CLEAN['PATH']}",
@@ -53,7 +53,7 @@ def end(pids: list[int]) -> None:
 
 
 class Laptop:
-    """Where jobs are submitted from: a home of its own, no credentials, and a token unless told otherwise."""
+    """The host that submits jobs: with its own home, no credentials, and a token unless stated otherwise."""
 
     def __init__(self, home: Path, project: Path) -> None:
         home.mkdir(parents=True)
@@ -73,7 +73,7 @@ class Laptop:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """The cluster, the S3 server, the laptop with the project, and the address of the dashboard."""
+    """Returns the cluster, the S3 server, the laptop with the project, and the address of the dashboard."""
     folder = tmp_path_factory.mktemp("submit")
     project = folder / "project"
     for part in ("dgflow", "workflows"):
@@ -90,7 +90,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     assert laptop.ray("get-auth-token", "--generate").returncode == 0
     token = laptop.home / ".ray" / "auth_token"
     gcs, dashboard, agent, runtime_env, metrics, client = _free_ports(6)
-    # The path of a Unix socket has at most 107 characters, which pytest's folders come near.
+    # The path of a Unix socket has at most 107 characters, which pytest's folders nearly reach.
     temporary = Path(tempfile.mkdtemp(prefix="dgs-", dir="/tmp"))
     with seaweed(folder) as s3:
         root = s3.pop("BUCKET_URL")
@@ -145,7 +145,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
 
 
 def _wait_until_ready(site: SimpleNamespace, seconds: float = 120) -> None:
-    """The dashboard answers, and can list the jobs: then it also takes one."""
+    """Waits until the dashboard answers and can list the jobs: then it also accepts one."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -160,7 +160,7 @@ def _wait_until_ready(site: SimpleNamespace, seconds: float = 120) -> None:
 
 
 def asked(site: SimpleNamespace, token: str | None) -> int:
-    """The HTTP status of a list of the jobs."""
+    """Returns the HTTP status of a request for the list of jobs."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         with urllib.request.urlopen(
@@ -174,8 +174,8 @@ def asked(site: SimpleNamespace, token: str | None) -> int:
 def submit(
     site: SimpleNamespace, name: str, *command: str, laptop: Laptop | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What docs/cluster.md tells to type, with a name for the job; returns when the job has ended, with its
-    log."""
+    """Runs the command of docs/cluster.md, with a name for the job; returns its log when the job has
+    ended."""
     arguments = ["--address", site.address, "--submission-id", name, "--working-dir", "."]
     return (laptop or site.laptop).ray("job", "submit", *arguments, "--", "python", *command)
 
@@ -186,7 +186,7 @@ def told(site: SimpleNamespace, what: str, name: str) -> str:
 
 
 def objects(site: SimpleNamespace, prefix: str) -> dict[str, bytes]:
-    """Everything in the root that is JSON or a page."""
+    """Returns everything in the root that is JSON or a page."""
     s3 = Session().create_client(
         "s3",
         endpoint_url=site.s3["AWS_ENDPOINT_URL"],
@@ -208,7 +208,7 @@ def objects(site: SimpleNamespace, prefix: str) -> dict[str, bytes]:
 
 
 def made_by(receipts: dict[str, bytes]) -> set[str]:
-    """The versions of dgflow that the receipts name."""
+    """Returns the versions of dgflow that the receipts name."""
     found = set()
     for key, data in receipts.items():
         if "/shards/" in key or "/epochs/" in key or "/result/" in key or "/results/" in key:

@@ -1,4 +1,4 @@
-"""Finding what waits for the device: a number read back to the host."""
+"""Detection of operations that wait for the device: a number read back to the host."""
 
 from __future__ import annotations
 

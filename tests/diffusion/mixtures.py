@@ -24,11 +24,11 @@ class Mixture:
     std: float
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p [B] of x = x0 + sigma * z at x [B, 2], sigma [B]."""
+        """Returns log p [B] of x = x0 + sigma * z at x [B, 2], sigma [B]."""
         return torch.logsumexp(self._joint(x, sigma), dim=1)
 
     def denoiser(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x] by Bayes' rule: the posterior mean of each component, weighted by its posterior
+        """Returns E[x0 | x] by Bayes' rule: the posterior mean of each component, weighted by its posterior
         probability."""
         variance = (self.std**2 + sigma**2)[:, None, None]
         means = torch.tensor(self.means, dtype=x.dtype)
@@ -36,7 +36,7 @@ class Mixture:
         return (posterior[..., None] * (means + self.std**2 / variance * (x[:, None] - means))).sum(1)
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Samples [B, 2] from uniforms [B] and normals [B, 2]."""
+        """Returns samples [B, 2] from uniforms [B] and normals [B, 2]."""
         chosen = torch.searchsorted(
             torch.tensor(self.weights).double().cumsum(0), uniform.contiguous()
         ).clamp_max(len(self.weights) - 1)
@@ -54,8 +54,8 @@ MODEL = Mixture((0.6, 0.4), ((-1.1, 0.4), (0.9, 0.1)), 0.35)
 
 
 def exact_log_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) -> Tensor:
-    """What a perfect discriminator of REAL and MODEL returns for y = x / sqrt(1 + sigma^2); computed in
-    float64."""
+    """Returns the output of a perfect discriminator of REAL and MODEL for y = x / sqrt(1 + sigma^2); computed
+    in float64."""
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
     return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)
@@ -69,18 +69,18 @@ class Labelled:
     mixture: Mixture
 
     def log_density(self, x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
-        """log p(x | class) [B] of x = x0 + sigma * z."""
+        """Returns log p(x | class) [B] of x = x0 + sigma * z."""
         return self._of_each(x, sigma).gather(1, class_labels[:, None])[:, 0]
 
     def logits(self, y: Tensor, tau: Tensor) -> Tensor:
-        """What a perfect classifier returns for y = x / sqrt(1 + sigma^2), up to a constant a sample;
-        computed in float64."""
+        """Returns the output of a perfect classifier for y = x / sqrt(1 + sigma^2), up to a constant per
+        sample; computed in float64."""
         sigma = sigma_from_tau(tau.double())
         x = y.double() * (1 + sigma**2).sqrt()[:, None]
         return self._of_each(x, sigma)[:, :-1] + torch.tensor(self.mixture.weights, dtype=torch.float64).log()
 
     def denoiser(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-        """E[x0 | x, class]."""
+        """Returns E[x0 | x, class]."""
         assert class_labels is not None
         each = torch.stack([part.denoiser(x, sigma) for part in self._parts()], dim=1)
         return each.gather(1, class_labels[:, None, None].expand(-1, 1, 2))[:, 0]
@@ -94,8 +94,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ClassifierFreeDenoiser:
-    """Classifier-free guidance of a denoiser: epsilon's formula holds for denoised = x - sigma * epsilon.
-    A `Switch` of the scale is by linear-VP time."""
+    """Classifier-free guidance of a denoiser: epsilon's formula holds for denoised = x - sigma * epsilon. A
+    `Switch` of the scale is by linear-VP time."""
 
     denoiser: Denoiser
     null_label: int

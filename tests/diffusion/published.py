@@ -1,5 +1,5 @@
 """Published forms that dgflow does not use, for comparisons with the originals: importance-sampled times with
-their float32 rounding, and a guidance window that is decided for the whole batch."""
+their float32 rounding, and a guidance window for the whole batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchWindow:
 
 
 def importance_tau_published(u: Tensor, tau_min: float = 1e-5, vp: LinearVP = LINEAR_VP) -> Tensor:
-    """`times.importance_tau` with the rounding of the published code, which draws in float32.
+    """Returns `times.importance_tau` with the rounding of the published code, which draws in float32.
 
     log(1 - exp(-B)) + B and log(1 + exp(.)) cancel in float32: the bound at tau_min = 1e-5 is off by 0.012 in
     log(sigma^2), and the smallest fifth of the draws takes only some 900 values, with relative errors of up
@@ -53,8 +53,8 @@ def importance_tau_published(u: Tensor, tau_min: float = 1e-5, vp: LinearVP = LI
 
 
 def importance_range_published(tau_min: float = 1e-5, vp: LinearVP = LINEAR_VP) -> tuple[Tensor, Tensor]:
-    """log(sigma^2) at tau_min and at 1 with the published rounding, 0-d float32; their difference is the
-    published constant Z."""
+    """Returns log(sigma^2) at tau_min and at 1 with the published rounding, 0-d float32; their difference is
+    the published constant Z."""
 
     def antiderivative(tau: float) -> Tensor:
         total = vp.beta_0 * torch.tensor(tau) + vp.slope * torch.tensor(tau) ** 2 / 2

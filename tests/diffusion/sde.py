@@ -1,10 +1,10 @@
-"""What the trainings of Soft Truncation and of LSGM add to the linear-VP diffusion: times, weights, and
+"""Additions of the trainings of Soft Truncation and of LSGM to the linear-VP diffusion: times, weights, and
 discretised steps.
 
-Sampling needs none of it. Marginals, time maps and Soft Truncation's own importance times are in `times`;
-drawing the random numbers is left to `noise`. Everything is float64 unless it says otherwise, on the device
-of its argument. Sources: Song et al. 2021 (score-based SDEs), Kim et al. 2022 (Soft Truncation), Vahdat et
-al. 2021 (LSGM).
+Sampling needs none of them. Marginals, time maps and Soft Truncation's own importance times are in `times`;
+`noise` draws the random numbers. Everything is float64 unless stated otherwise, on the device of its
+argument. Sources: Song et al. 2021 (score-based SDEs), Kim et al. 2022 (Soft Truncation), Vahdat et al. 2021
+(LSGM).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ Weighting = Literal["likelihood", "unweighted", "reweighted", "rescaled"]
 
 @dataclass(frozen=True)
 class GeometricVE:
-    """The variance-exploding diffusion of Song et al. 2021, of CelebA's NCSN++ too: sigma(tau) is geometric
+    """The variance-exploding diffusion of Song et al. 2021, also of CelebA's NCSN++: sigma(tau) is geometric
     and x is not scaled."""
 
     sigma_min: float = 0.01
     sigma_max: float = 90.0
 
     def sigma(self, tau: Tensor) -> Tensor:
-        """Standard deviation of the noise at times in [0, 1], in tau's dtype."""
+        """Returns the standard deviation of the noise at times in [0, 1], in tau's dtype."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** tau
 
     def diffusion(self, tau: Tensor) -> Tensor:
-        """g(tau) of dx = g dw: g^2 is the slope of sigma^2. (The drift is 0.)"""
+        """Returns g(tau) of dx = g dw: g^2 is the slope of sigma^2. (The drift is 0.)"""
         return self.sigma(tau) * math.sqrt(2.0 * math.log(self.sigma_max / self.sigma_min))
 
     def step_noise(self, tau: Tensor, num_scales: int = 1000) -> Tensor:
-        """Noise of the discretised step (SMLD) that ends at tau's scale: sqrt(sigma_i^2 - sigma_{i-1}^2), i =
-        floor(tau (N - 1))."""
+        """Returns the noise of the discretised step (SMLD) that ends at tau's scale: sqrt(sigma_i^2 -
+        sigma_{i-1}^2), i = floor(tau (N - 1))."""
         index = (tau * (num_scales - 1)).long()
         growth = self.sigma_max / self.sigma_min
         sigma = self.sigma_min * growth ** (index.double() / (num_scales - 1))
@@ -56,7 +56,7 @@ class GeometricVE:
 
 
 def vp_step(tau: Tensor, num_scales: int = 1000, vp: LinearVP = LINEAR_VP) -> tuple[Tensor, Tensor]:
-    """(mean, noise) of the discretised step (DDPM) at times in [0, 1]: y -> mean * y + noise * z.
+    """Returns (mean, noise) of the discretised step (DDPM) at times in [0, 1]: y -> mean * y + noise * z.
 
     noise^2 = beta(i / (N - 1)) / N with i = floor(tau (N - 1)), and mean^2 + noise^2 = 1.
     """
@@ -66,25 +66,25 @@ def vp_step(tau: Tensor, num_scales: int = 1000, vp: LinearVP = LINEAR_VP) -> tu
 
 
 def soft_truncation_tau(u: Tensor, k: float, tau_min: float = 1e-5) -> Tensor:
-    """A batch's smallest time, with density proportional to tau^-k on [tau_min, 1], from `u` uniform on [0,
-    1] (Kim et al. 2022).
+    """Returns a batch's smallest time, with density proportional to tau^-k on [tau_min, 1], from `u` uniform
+    on [0, 1] (Kim et al. 2022).
 
-    Training times of the batch are then drawn between it and 1. k = 1 is log-uniform; larger k, closer to
+    Training times of the batch are then drawn between it and 1. k = 1 is log-uniform; larger k is closer to
     tau_min.
     """
     if not 0.0 < tau_min < 1.0:
         raise ValueError(f"expected 0 < tau_min < 1, found {tau_min}")
-    # ((1 - u) tau_min^(1 - k) + u)^(1 / (1 - k)), in a form that goes over into its limit at k = 1.
+    # ((1 - u) tau_min^(1 - k) + u)^(1 / (1 - k)), in a form that is continuous at k = 1.
     power, length, u = 1.0 - k, -math.log(tau_min), u.double()
     exponent = u * length if power == 0.0 else torch.log1p(u * math.expm1(power * length)) / power
     return tau_min * torch.exp(exponent)
 
 
 class LSGMTimes(NamedTuple):
-    """Training times [B] of LSGM's prior, and what each one's |epsilon - prediction|^2 is multiplied by.
+    """Training times [B] of LSGM's prior, and the factor of |epsilon - prediction|^2 for each.
 
-    weight: for the prior. likelihood_weight: for the autoencoder, which always sees the likelihood's
-        weighting.
+    weight: for the prior. likelihood_weight: for the autoencoder, which always has the likelihood's
+    weighting.
     """
 
     tau: Tensor
@@ -95,21 +95,22 @@ class LSGMTimes(NamedTuple):
 def lsgm_times(
     u: Tensor, weighting: Weighting, *, importance: bool, tau_min: float = 0.01, vp: LinearVP = LINEAR_VP
 ) -> LSGMTimes:
-    """Times in [tau_min, 1] and weights, from `u` [B] uniform on [0, 1] (Vahdat et al. 2021, sections 3.3 and
-    3.4).
+    """Returns times in [tau_min, 1] and weights, from `u` [B] uniform on [0, 1] (Vahdat et al. 2021, sections
+    3.3 and 3.4).
 
     The losses are integrals over tau of w(tau) |epsilon - prediction|^2, with std^2 the variance of the
     noise:
 
-        weighting        w                          importance density r likelihood       beta / (2 std^2)
-        slope of log std^2 unweighted       1                          1 - std^2 reweighted       beta / 2
-        slope of std^2 rescaled         1 / (2 (1 - std^2))        none: the likelihood's w / r up to a
-        constant, at uniform times
+        weighting    w                          importance density r
+        likelihood   beta / (2 std^2)           slope of log std^2
+        unweighted   1                          1 - std^2
+        reweighted   beta / 2                   slope of std^2
+        rescaled     1 / (2 (1 - std^2))        none; at uniform times the likelihood's w / r up to a factor
 
-    r is proportional to w * (1 - std^2), which is what the loss is for a standard normal prior, so that w / r
-    varies least. With `importance`, tau is drawn from r and both weights are divided by r; else tau is
-    uniform and they are w as above. (Published weights are for an average over uniform u, that is, not
-    divided by the length 1 - tau_min; so are these.)
+    r is proportional to w * (1 - std^2), which is the loss for a standard normal prior, so that w / r varies
+    least. With `importance`, tau is drawn from r and both weights are divided by r; else tau is uniform and
+    they are w as above. (Published weights are for an average over uniform u, that is, not divided by the
+    length 1 - tau_min; so are these.)
     """
     if not 0.0 < tau_min < 1.0:
         raise ValueError(f"expected 0 < tau_min < 1, found {tau_min}")

@@ -1,5 +1,5 @@
-"""EDM's general sampler: as Heun where it is Heun, orders of convergence on a Gaussian in every setting,
-levels, rounding, refusals."""
+"""EDM's general sampler: equality with Heun where both agree, orders of convergence on a Gaussian in every
+setting, levels, rounding, refusals."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def churn_noise(step: int) -> Tensor:
 
 
 def gaussian(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Of data N(0, 0.5^2): x(sigma) is proportional to sqrt(0.25 + sigma^2)."""
+    """The denoiser of data N(0, 0.5^2): x(sigma) is proportional to sqrt(0.25 + sigma^2)."""
     return x * (0.25 / (0.25 + sigma**2))[:, None]
 
 
 def error(num_steps: int, **options: Any) -> float:
-    """At sigma = 0, from 10: with levels in which every schedule is smooth."""
+    """Returns the error at sigma = 0, from 10, with levels in which every schedule is smooth."""
     sigmas = [*(10 * (1 - i / num_steps) ** 2 for i in range(num_steps)), 0.0]
     found = ablation(gaussian, LATENTS, sigmas, vp_range=(0.01, 10.0), **options).x
     return float((found - LATENTS * 10 * 0.5 / math.hypot(0.5, 10)).abs().max())
@@ -83,7 +83,7 @@ def test_every_setting_converges_with_the_order_of_its_solver(
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(setting.values()))
 def test_every_setting_turns_the_model_into_the_data_by_the_exact_ratio(setting: dict) -> None:
-    """It ends where the denoiser of REAL takes the same latents."""
+    """Guided samples end where the denoiser of REAL takes the same latents."""
     term = DiscriminatorTerm(
         exact_log_ratio, DiscriminatorSettings(weight=1.0, second_order_weight=1.0, tau_min=0.0)
     )
@@ -98,7 +98,7 @@ def test_every_setting_turns_the_model_into_the_data_by_the_exact_ratio(setting:
 def test_churn_adds_the_noise_between_the_two_levels_whatever_the_scale_of_the_state(
     scaling: Any, sigmas: tuple[float, ...]
 ) -> None:
-    """Zero denoiser: x / sigma is kept in between.
+    """With a zero denoiser, x / sigma is constant in between.
 
     (One step with "vp", whose ODE Euler's method does not solve exactly.)
     """
@@ -159,9 +159,7 @@ def test_a_network_that_knows_some_levels_sees_no_others_and_terms_get_bounds_th
         )
     levels = torch.cat(seen)
     torch.testing.assert_close(levels, nearest(levels), rtol=1e-12, atol=0)
-    assert any(
-        len(sigma.unique()) > 1 for sigma in seen
-    )  # boosted samples are churned further than the others
+    assert any(len(sigma.unique()) > 1 for sigma in seen)  # boosted samples are churned more than the others
 
 
 def test_the_ranges_are_those_of_table_1() -> None:
@@ -251,7 +249,7 @@ def test_choices_that_are_none_are_refused_before_any_evaluation(options: dict, 
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    # Of evaluations: the schedule is rounded and read before the first.
+    # Of evaluations only: the schedule is rounded and read before the first.
     started: list[bool] = []
 
     def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:

@@ -1,5 +1,4 @@
-"""Classifier-free guidance: what is asked of the network, the formula, and mixtures whose conditional
-densities are known."""
+"""Classifier-free guidance: network calls, the formula, and mixtures with known conditional densities."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ class Network:
 
 
 def factor(scale: Tensor | float) -> Tensor:
-    """Of y, in guided channels: null + scale * (conditional - null)."""
+    """Returns the factor of y, in guided channels: null + scale * (conditional - null)."""
     return (NULL + 1) + scale * (LABELS - NULL)
 
 

@@ -1,5 +1,5 @@
-"""Classifier guidance on mixtures whose class probabilities are known, entropy scaling on closed forms, and
-all guidance together."""
+"""Classifier guidance on mixtures with known class probabilities, entropy scaling on closed forms, and all
+guidance together."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_weight_1_with_an_exact_classifier_makes_the_unconditional_model_conditi
 def test_the_gradient_is_that_of_finite_differences_with_a_scale_that_is_held(
     time: TimeMap, entropy_scaling: bool
 ) -> None:
-    """d/dx of log p(class | x), times weight and entropy scale; the latter depends on x and is not
+    """d/dx of log p(class | x), times weight and entropy scale; the scale depends on x and is not
     differentiated."""
     sigma = torch.tensor([0.3, 1.0, 2.0, 5.0, 20.0], dtype=torch.float64)
     x, labels = 2 * latents(torch.arange(5)), torch.tensor([0, 1, 0, 1, 0])
@@ -71,7 +71,7 @@ def test_the_gradient_is_that_of_finite_differences_with_a_scale_that_is_held(
         return CLASSES.logits(x / (1 + sigma**2).sqrt()[:, None], tau)
 
     def with_time(y: Tensor, told: Tensor) -> Tensor:
-        # The exact tau, so that the network's float32 time is not what is measured here.
+        # The exact tau, so that the network's float32 time does not affect the measurement.
         torch.testing.assert_close(told.double(), time(sigma), rtol=1e-6, atol=1e-7)
         return CLASSES.logits(y, tau)
 
@@ -131,7 +131,7 @@ def test_the_weight_switches_at_its_tau_and_multiplies(entropy_scaling: bool) ->
 def test_where_it_has_no_effect_the_classifier_is_not_evaluated(
     options: dict[str, Any], asleep: list[bool]
 ) -> None:
-    """At tau 0.2 and at tau 0.8."""
+    """Evaluated at tau 0.2 and at tau 0.8."""
     calls: list[Tensor] = []
 
     def counting(y: Tensor, time: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def test_guidance_of_a_classifier_that_is_sure_is_finite() -> None:
 
 
 def conditional_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
-    """What a perfect conditional discriminator of REAL and MODEL returns; computed in float64."""
+    """Returns the output of a perfect conditional discriminator of REAL and MODEL; computed in float64."""
     assert class_labels is not None
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
@@ -274,7 +274,7 @@ def test_classifier_free_guidance_classifier_and_discriminator_add_up_to_the_con
 
 
 def run_everything(index: Tensor) -> Sample:
-    """Switches, entropy scaling, norm matching, boosts and churn, on samples of the given indices."""
+    """Runs switches, entropy scaling, norm matching, boosts and churn, on samples of the given indices."""
     terms = [
         ClassifierTerm(
             CLASSES.logits,

@@ -1,5 +1,5 @@
-"""A second network and scaled noise as corrections of the denoised image, on Gaussians, whose corrected flows
-are known in closed form."""
+"""A second network and scaled noise as corrections of the denoised image, on Gaussians with corrected flows
+in closed form."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCHEDULE = DiscreteSchedule.of("linear", 1000, "12")
 
 @dataclass
 class Gaussian:
-    """The denoiser of N(mean, std^2) in every coordinate, and the noise levels at which it was asked."""
+    """The denoiser of N(mean, std^2) in every coordinate, which records its noise levels."""
 
     mean: float
     std: float
@@ -111,7 +111,7 @@ def MODEL_3(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Ten
 
 @pytest.mark.parametrize("run", SAMPLERS.values(), ids=SAMPLERS)
 def test_away_from_a_gaussian_of_the_same_width_is_a_gaussian_beyond(run: Run) -> None:
-    """m_other + w (m - m_other), by every sampler, step for step."""
+    """The mean is m_other + w (m - m_other), for every sampler, step for step."""
     weight = 2.5
     found = run(Gaussian(0.5, 0.3), [second(Gaussian(-0.1, 0.3), weight)])
     expected = run(Gaussian(-0.1 + weight * 0.6, 0.3), [])
@@ -121,7 +121,7 @@ def test_away_from_a_gaussian_of_the_same_width_is_a_gaussian_beyond(run: Run) -
 
 def test_between_gaussians_of_two_widths_within_a_range_the_flow_is_the_closed_form() -> None:
     """dx / dsigma = sigma x ((1 - w) / (s_other^2 + sigma^2) + w / (s^2 + sigma^2)); an adaptive solver stops
-    at the ends of the range, where the slope jumps, and asks the second network in it alone."""
+    at the ends of the range, where the slope jumps, and evaluates the second network only inside."""
     std, wider, weight, low, high = 0.5, 0.9, 1.8, 0.3, 3.0
     other = Gaussian(0.0, wider)
     found = rk45(
@@ -148,7 +148,7 @@ def sigma_of_state(sigma: float) -> float:
 
 
 def test_scaled_noise_stretches_the_flow_by_its_divisor() -> None:
-    """dx / dsigma = sigma x / (factor (s^2 + sigma^2)) of a Gaussian."""
+    """For a Gaussian, dx / dsigma = sigma x / (factor (s^2 + sigma^2))."""
     std, factor = 0.5, 1.05
     found = rk45(Gaussian(0.0, std), latents(), rtol=1e-8, atol=1e-8, guidance=[scaling(factor)])
     kept = ((std**2 + BOTTOM**2) / (std**2 + TOP**2)) ** (0.5 / factor)
@@ -165,7 +165,8 @@ def test_a_divisor_with_a_slope_is_linear_in_time() -> None:
 
 
 def test_a_step_is_guided_in_both_evaluations_where_it_begins() -> None:
-    """Not where churn raises it to, nor where its second evaluation is."""
+    """The range applies neither at the level that churn raises it to, nor at that of its second
+    evaluation."""
     levels = edm_sigmas(12)
     other = Gaussian(0.0, 0.3)
     heun(
@@ -183,7 +184,7 @@ def test_a_step_is_guided_in_both_evaluations_where_it_begins() -> None:
 
 
 def test_samples_of_a_batch_that_stand_elsewhere_are_guided_by_their_own_steps() -> None:
-    """As batches of a path with rows at several positions have them; a NaN outside the range is nobody's."""
+    """Batches of a path have rows at several positions too; a NaN outside the range affects no sample."""
     began = torch.tensor([5.0, 1.0, 0.2], dtype=torch.float64)
     x = latents(3)
 
@@ -210,12 +211,12 @@ def test_corrections_act_in_order_before_any_gradient_which_sees_them() -> None:
         advice = guide([term, *order], Point(x, sigma, None, 0, 1, (0.7, 0.7), denoised=0.4 * x))
         torch.testing.assert_close(advice.denoised, expected)
         assert seen[-1] is advice.denoised
-        assert advice.asked == (True, *(entry is network for entry in order))  # scaling asks no network
+        assert advice.asked == (True, *(entry is network for entry in order))  # scaling evaluates no network
 
 
 def test_guided_by_both_a_gradient_and_a_second_network_the_flow_has_both() -> None:
-    """The exact ratio makes the data of the model; the second network does nothing more where it is the same
-    data."""
+    """The exact ratio turns the model into the data; the second network has no further effect if it has the
+    same data."""
     x = latents()[:, :2]
     exact = DiscriminatorTerm(
         exact_log_ratio, DiscriminatorSettings(weight=1.0, second_order_weight=1.0, tau_min=0.0)
@@ -229,7 +230,7 @@ def test_guided_by_both_a_gradient_and_a_second_network_the_flow_has_both() -> N
 
 @pytest.mark.parametrize("probe", [None, torch.ones(5, 3)], ids=["exact", "hutchinson"])
 def test_the_likelihood_of_a_corrected_flow_is_that_of_its_gaussian(probe: Tensor | None) -> None:
-    """The flow is linear: it stretches x about the mean, and every vector of signs gives its trace."""
+    """The flow is linear: it scales x about the mean, and every vector of signs gives its trace."""
     guidance: list[Guide] = [second(Gaussian(-0.1, 0.3), 2.5)]
     x = 0.4 * latents()
     options: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 80.0, "rtol": 1e-7, "atol": 1e-7}

@@ -1,5 +1,5 @@
-"""DDPM and DDIM on problems with known answers: Gaussians, whose reverse steps are exact, mixtures, and what
-they may cost."""
+"""DDPM and DDIM on problems with known answers: Gaussians, whose reverse steps are exact, mixtures, and
+evaluation counts."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def normals(step: int) -> Tensor:
 
 
 def looks_fake(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Logit -1 with gradient 1 everywhere."""
+    """A discriminator with logit -1 and gradient 1 everywhere."""
     return y.sum(1) - y.sum(1).detach() - 1.0
 
 
 def gaussian(std: float, mean: float, schedule: DiscreteSchedule, *, learned: bool) -> Predictor:
-    """The exact predictor of data N(mean, std^2): epsilon by Bayes' rule and, learned, v of the exact
+    """Returns the exact predictor of data N(mean, std^2): epsilon by Bayes' rule and, learned, v of the exact
     variance of a reverse step.
 
-    That is the posterior's plus coef1^2 times the variance of x0 given y, and the schedule's two bounds hold
-    it for std <= 1.
+    The variance is the posterior's plus coef1^2 times the variance of x0 given y; it lies within the
+    schedule's two bounds for std <= 1.
     """
     timesteps = torch.tensor(schedule.timestep_map)
 
@@ -66,7 +66,7 @@ def gaussian(std: float, mean: float, schedule: DiscreteSchedule, *, learned: bo
 
 
 def moments(predictor: Predictor, schedule: DiscreteSchedule, **options: Any) -> tuple[float, float]:
-    """Exact mean and variance of samples.
+    """Returns exact mean and variance of samples.
 
     They are affine in the random numbers, so each of these in turn is 1 and the others are 0.
     """
@@ -86,8 +86,8 @@ def moments(predictor: Predictor, schedule: DiscreteSchedule, **options: Any) ->
 @pytest.mark.parametrize("std", [0.3, 1.0])
 def test_ddpm_with_the_exact_variance_is_exact_in_ten_steps(std: float) -> None:
     mean, variance = moments(gaussian(std, 0.4, SHORT, learned=True), SHORT)
-    # The last step returns the denoised image, whose variance is less than the data's by what is left to know
-    # at the first level.
+    # The last step returns the denoised image, whose variance is less than the data's by the posterior
+    # variance at the first level.
     assert mean == pytest.approx(0.4, abs=2e-4)
     assert variance == pytest.approx(std**4 / (std**2 + SHORT.sigmas[0] ** 2), rel=2e-4)
 
@@ -101,7 +101,7 @@ def test_the_large_fixed_variance_is_exact_for_data_of_unit_variance_and_the_sma
 
 
 def test_the_small_fixed_variance_is_exact_for_data_of_one_image() -> None:
-    """Then every state on the way is that image times sqrt(abar), plus noise of variance 1 - abar."""
+    """Every state on the way is that image times sqrt(abar), plus noise of variance 1 - abar."""
     one_each = torch.eye(10, dtype=torch.float64)
     seen = []
 
@@ -114,7 +114,7 @@ def test_the_small_fixed_variance_is_exact_for_data_of_one_image() -> None:
 
 
 def test_ddim_without_noise_converges_to_the_probability_flow() -> None:
-    """Data N(0, 0.5^2): along the flow x is proportional to sqrt(0.25 + sigma^2).
+    """For data N(0, 0.5^2), x is proportional to sqrt(0.25 + sigma^2) along the flow.
 
     The method is of first order.
     """
@@ -144,13 +144,13 @@ def test_ddim_with_eta_1_is_ddpm_with_the_small_variance() -> None:
 def test_an_edm_denoiser_in_ddim_ends_where_heun_takes_it() -> None:
     latents = noise.standard_normal(1, torch.arange(500), (2,), step=0, draw=noise.LATENT)
     found = ddim(predictor_of(REAL.denoiser, WHOLE), latents, WHOLE, clip_denoised=False).x
-    # Both start at y, the same multiple of the latents but for the last 2e-5 of it.
+    # Both start at y, the same multiple of the latents except for the last 2e-5 of it.
     expected = heun(REAL.denoiser, latents, edm_sigmas(64, sigma_max=WHOLE.sigmas[-1])).x
     assert float((found - expected).abs().mean()) < 0.01
 
 
 def test_ddpm_samples_of_a_mixture_have_its_moments_between_those_of_the_two_fixed_variances() -> None:
-    """The variance of a reverse step lies between the two, and so does the data's between what they give."""
+    """The variance of a reverse step lies between the two, and so does the data's between their results."""
     index = torch.arange(4000)
     latents = noise.standard_normal(2, index, (2,), step=0, draw=noise.LATENT)
     options: dict[str, Any] = {
@@ -173,8 +173,8 @@ def test_ddpm_samples_of_a_mixture_have_its_moments_between_those_of_the_two_fix
 
 @pytest.mark.parametrize("sampler", [ddpm, ddim])
 def test_weight_1_with_an_exact_ratio_turns_the_model_into_the_data(sampler: Any) -> None:
-    """The same latents and noise end where the predictor of REAL takes them; without guidance, and with twice
-    as much, they do not."""
+    """The same latents and noise end where the predictor of REAL takes them; without guidance, and with
+    weight 2, they do not."""
     index = torch.arange(500)
     latents = noise.standard_normal(3, index, (2,), step=0, draw=noise.LATENT)
     schedule = WHOLE.respaced("200")
@@ -201,7 +201,7 @@ def test_weight_1_with_an_exact_ratio_turns_the_model_into_the_data(sampler: Any
 
 
 def test_a_window_after_a_timestep_is_open_for_the_published_number_of_steps() -> None:
-    """DiT-G++: 224 of its 250 steps are at t > 100. Outside nothing is evaluated."""
+    """DiT-G++: 224 of its 250 steps are at t > 100. Outside the window nothing is evaluated."""
     taus = []
 
     def discriminator(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -237,8 +237,8 @@ def test_log_ratio_is_that_of_the_last_step_inside_the_window() -> None:
 
 
 def test_a_boost_doubles_the_gradient_of_what_looks_fake_in_even_steps() -> None:
-    """A discriminator with gradient 1 and logit -1 moves the mean by the step's variance, boosted by twice
-    that."""
+    """A discriminator with gradient 1 and logit -1 moves the mean by the step's variance, and if boosted by
+    twice that."""
 
     def states(boost: Boost | None) -> list[Tensor]:
         seen: list[Tensor] = []
@@ -263,7 +263,8 @@ def test_a_boost_doubles_the_gradient_of_what_looks_fake_in_even_steps() -> None
     torch.testing.assert_close(
         boosted[1] - plain[1], torch.full_like(plain[1], SHORT.betas[-1]), rtol=1e-5, atol=1e-6
     )
-    # The step after it is linear: the difference passes on, multiplied alike, and nothing is added.
+    # The step after it is linear: the difference passes on, multiplied by the same factor, and nothing is
+    # added.
     abar, sigma = SHORT.alphas_cumprod[-2], SHORT.sigmas[-2]
     factor = SHORT.posterior_mean_coef1[-2] * (abar**-0.5 - sigma) + SHORT.posterior_mean_coef2[-2]
     torch.testing.assert_close(boosted[2] - plain[2], factor * (boosted[1] - plain[1]), rtol=1e-4, atol=1e-6)
@@ -273,7 +274,8 @@ def test_a_boost_doubles_the_gradient_of_what_looks_fake_in_even_steps() -> None
 def test_guidance_moves_the_last_step_by_the_posterior_variance_of_the_step_before(
     fixed_variance: Any,
 ) -> None:
-    """The posterior's own is 0 there. A window that holds the last index alone is evaluated once."""
+    """The posterior's own variance is 0 there. A window that contains only the last index is evaluated
+    once."""
 
     def samples(guidance: list[DiscriminatorTerm]) -> Sample:
         predictor = predictor_of(REAL.denoiser, WHOLE)
@@ -346,7 +348,7 @@ def test_images_are_clipped_where_asked(sampler: Any) -> None:
     def far(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return y - 1.0, None
 
-    # The last denoised image: (y - sqrt(1 - abar) (y - 1)) / sqrt(abar), far from [-1, 1] at the noisier
+    # The last denoised image: (y - sqrt(1 - abar) (y - 1)) / sqrt(abar), far from [-1, 1] at the higher noise
     # levels.
     clipped = sampler(far, LATENTS, SHORT, noise=normals).x
     assert (
@@ -385,7 +387,7 @@ def test_options_that_make_no_sense_are_refused_before_any_evaluation() -> None:
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    """Learned and fixed variance, windows, boosts and noise: no item(), no bool() of a tensor, no
+    """Covers learned and fixed variance, windows, boosts and noise: no item(), no bool() of a tensor, no
     boolean indexing."""
 
     def constant(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,5 +1,5 @@
-"""Between noise predictors and denoisers: exact on Gaussians and mixtures, and every form of network under
-every form of sampler."""
+"""Conversion between noise predictors and denoisers: exact on Gaussians and mixtures, and every form of
+network under every form of sampler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGMA = torch.tensor([0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 40.0, 80.0], dtype=torch.f
 
 
 def by_sigma(y: Tensor, sigma: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The exact epsilon of data N(0.3, 0.5^2), of a network whose time is sigma itself."""
+    """Returns the exact epsilon of data N(0.3, 0.5^2), for a network whose time is sigma itself."""
     sigma = sigma.double()[:, None]
     x = y.double() * (1 + sigma**2).sqrt()
     return sigma / (0.25 + sigma**2) * (x - 0.3), None

@@ -1,5 +1,5 @@
-"""The three losses of a discriminator against mixtures whose log-ratio is known: where they are least, how
-steep they are where they saturate, and what training by them finds."""
+"""The three losses of a discriminator against mixtures with known log-ratio: their minima, their slopes under
+saturation, and the results of training."""
 
 import math
 
@@ -16,7 +16,8 @@ HUGE = (5.0, 10.0, 88.0, 100.0, 1e3, 1e20, torch.finfo(torch.float32).max)
 
 
 def slopes(logit: Tensor, kind) -> tuple[Tensor, Tensor]:
-    """The slopes of the loss of real and of fake samples at these logits, of a graph of their own."""
+    """Returns the slopes of the loss of real and of fake samples at these logits, each in a separate
+    graph."""
     both = []
     for is_real in (True, False):
         loss = discriminator_loss(logit, torch.full(logit.shape, is_real), kind)
@@ -25,15 +26,15 @@ def slopes(logit: Tensor, kind) -> tuple[Tensor, Tensor]:
 
 
 def log_density(x: Tensor, means: Tensor, std: float) -> Tensor:
-    """Of the even mixture in one dimension."""
+    """Returns the log-density of the even mixture in one dimension."""
     parts = -0.5 * ((x[:, None] - means) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
     return parts.logsumexp(1) - math.log(len(means))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_expected_slope_is_zero_at_the_true_log_ratio_and_rises_through_it(kind):
-    """Of mixtures whose log-ratio runs from -32 to 32, far beyond where the losses saturate: at every x, and
-    as a derivative of the whole expectation in any direction."""
+    """The log-ratio of the mixtures runs from -32 to 32, far beyond the saturation of the losses: at every x,
+    and as a derivative of the whole expectation in any direction."""
     x = torch.linspace(-6, 6, 4001, dtype=torch.float64)
     real, fake = (log_density(x, torch.tensor(means), 0.5) for means in ([-3.0, 1.5], [-1.0, 4.0]))
     logit = real - fake
@@ -41,7 +42,7 @@ def test_the_expected_slope_is_zero_at_the_true_log_ratio_and_rises_through_it(k
     logit.requires_grad_()
     on_real, on_fake = slopes(logit, kind)
     expected, size = on_real * real.exp() + on_fake * fake.exp(), on_fake * fake.exp()
-    # torch's softplus is its asymptote above 20, where it is off by exp(-20) at most.
+    # torch's softplus equals its asymptote above 20, with an error of exp(-20) at most.
     assert float((expected / size).detach().abs().max()) < (2.1e-9 if kind == "bce" else 1e-12)
     (curvature,) = torch.autograd.grad(expected.sum(), logit)
     assert (curvature > 0).all()
@@ -53,8 +54,8 @@ def test_the_expected_slope_is_zero_at_the_true_log_ratio_and_rises_through_it(k
 
 @pytest.mark.parametrize("kind", ("lsif", "ukl"))
 def test_losses_go_on_from_where_they_are_as_published(kind):
-    """Values are the integral of the slopes, so nothing jumps at the edges, and within them they are the
-    formulas."""
+    """Values are the integral of the slopes, so they are continuous at the edges, and within the edges they
+    equal the formulas."""
     logit = torch.linspace(-15, 15, 60_001, dtype=torch.float64).requires_grad_()
     for is_real, slope in zip((True, False), slopes(logit, kind), strict=True):
         loss = discriminator_loss(logit, torch.full(logit.shape, is_real), kind)
@@ -101,7 +102,7 @@ class Plane:
         self.generator = torch.Generator().manual_seed(seed)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy points [size, 2], noise levels and kinds, real and fake in turn."""
+        """Returns noisy points [size, 2], noise levels and kinds, alternating real and fake."""
         is_real = torch.arange(size) % 2 == 0
         part = torch.randint(2, (size,), generator=self.generator)
         mean = torch.where(is_real[:, None], self.means[True][part], self.means[False][part])
@@ -124,7 +125,7 @@ def asked(network: PerceptronModule, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def trained(kind, steps: int = 200, batch: int = 512, bad: int | None = None) -> PerceptronModule:
-    """A small perceptron after some steps of Adam, of which `bad` is on points a long way outside."""
+    """Returns a small perceptron after some steps of Adam, of which `bad` are on points far outside."""
     torch.manual_seed(0)
     network = PerceptronModule(image_size=1, in_channels=2, width=16, layers=2)
     plane, optimizer = Plane(0), torch.optim.Adam(network.parameters())
@@ -143,9 +144,9 @@ def trained(kind, steps: int = 200, batch: int = 512, bad: int | None = None) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_by_each_loss_finds_the_log_ratio(kind):
-    """Within the error of an estimate from so many points. The ratio of counts in a cell of n points, r to 1,
-    has a log whose variance is (1 + r)^2 / r / n = (2 + r + 1 / r) / n, whatever the Bregman loss; a fit of k
-    parameters has k cells at most. The last step of Adam is given twice that."""
+    """The tolerance is the error of an estimate from so many points. The ratio of counts in a cell of n
+    points, r to 1, has a log whose variance is (1 + r)^2 / r / n = (2 + r + 1 / r) / n, whatever the Bregman
+    loss; a fit of k parameters has k cells at most. The last step of Adam is given twice that."""
     steps, batch = 200, 512
     network, plane = trained(kind, steps, batch), Plane(99)
     x, sigma, _ = plane.batch(20_000)
@@ -165,7 +166,7 @@ def test_training_by_each_loss_finds_the_log_ratio(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_through_a_bad_batch_stays_finite(kind):
-    """Logits of some 1e15, of which exp and its square have no float."""
+    """Logits are some 1e15, whose exp and square overflow."""
     network, before = trained(kind, steps=12, batch=64, bad=6), trained(kind, steps=6, batch=64)
     x, sigma, is_real = Plane(1).batch(64)
     with torch.no_grad():

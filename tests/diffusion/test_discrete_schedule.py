@@ -1,5 +1,5 @@
-"""Discrete schedules: timesteps and noise levels into each other, windows that begin after a timestep, and
-what is refused."""
+"""Discrete schedules: conversion of timesteps and noise levels, windows that begin after a timestep, and
+refusals."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_respaced_schedule_has_the_levels_of_the_timesteps_that_it_keeps() -> 
 
 
 def test_the_posterior_is_bayes_rule() -> None:
-    """Precision of y_{i-1} given x0 and y_i: that of y_{i-1} given x0, plus that of y_i given y_{i-1}, (1 -
-    beta) / beta."""
+    """The precision of y_{i-1} given x0 and y_i is that of y_{i-1} given x0, plus that of y_i given y_{i-1},
+    (1 - beta) / beta."""
     schedule = DiscreteSchedule.of("linear", respacing="50")
     for index in range(1, 50):
         beta, before = schedule.betas[index], schedule.alphas_cumprod_prev[index]

@@ -1,5 +1,5 @@
-"""Score matching weighted by a ratio: the divergence that it lowers, and where its minimum is, by quadrature
-against closed forms of two Gaussians."""
+"""Score matching weighted by a ratio: the divergence that it lowers, and its minimum, by quadrature against
+closed forms of two Gaussians."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIVERGENCES = ("chi-squared", "hellinger", "jensen-shannon", "kl", "reverse-kl")
 
 
 class Normal(NamedTuple):
-    """A Gaussian on the line, and what noise of level sigma makes of it."""
+    """A Gaussian on the line, and its diffusion by noise of level sigma."""
 
     mean: float
     std: float
@@ -50,14 +50,14 @@ def log_ratio(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def weighted(divergence, denoiser, of: Normal, sigma: float, ratio=log_ratio) -> Tensor:
-    """The mean of the weighted loss over clean images of a Gaussian and their noise."""
+    """Returns the mean of the weighted loss over clean images of a Gaussian and their noise."""
     images, sigma_B = of.mean + of.std * CLEAN, torch.full((len(CLEAN),), sigma, dtype=torch.float64)
     weight = divergence_weight(ratio(images + sigma * NOISE, sigma_B), divergence, 1e9)
     return (BOTH * weight * edm_loss(denoiser, images, sigma_B, NOISE)).sum()
 
 
 def divergence_of(name: str, p: Normal, q: Normal) -> float:
-    """D_f(p | q) with f''(1) = 1, in closed form."""
+    """Returns D_f(p | q) with f''(1) = 1, in closed form."""
     (a, s), (b, t) = p, q
     if name == "kl":
         return math.log(t / s) + (s**2 + (a - b) ** 2) / (2 * t**2) - 0.5
@@ -77,7 +77,7 @@ def divergence_of(name: str, p: Normal, q: Normal) -> float:
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_the_excess_of_the_weighted_loss_over_all_levels_is_the_divergence(name):
-    """EDM's loss has lambda(sigma) |D - x0|^2, and |score - score'|^2 = |D - D'|^2 / sigma^4."""
+    """EDM's loss is lambda(sigma) |D - x0|^2, and |score - score'|^2 = |D - D'|^2 / sigma^4."""
     low, high = 0.02, 20.0
     nodes, weights = np.polynomial.legendre.leggauss(32)
     width = math.log(high / low) / 2
@@ -130,7 +130,7 @@ def test_weights_are_one_at_a_ratio_of_one_bounded_and_those_of_the_definition()
 
 
 def test_the_discriminator_is_asked_about_the_noisy_image_within_the_window_alone():
-    """The plane's exact ratio: chi-squared weights are density over density of the noisy point."""
+    """With the plane's exact ratio, chi-squared weights are the ratio of the noisy point's densities."""
     data = GaussianMixture(means=((-1.5, 0.0), (1.5, 0.0)), stds=(0.5, 0.5), weights=(0.5, 0.5))
     model = GaussianMixture(means=((0.0, 0.0),), stds=(1.3,), weights=(1.0,))
     exact = MixtureRatio(real=data, model=model)

@@ -33,8 +33,9 @@ def value_and_gradient(logits_KB: Tensor, combine: Combine) -> tuple[Tensor, Ten
 
 
 def mean_probability(column: list[float]) -> tuple[float, list[float]]:
-    """logit of the mean of sigmoids, with its gradient, by sums of positive terms in Python's floats: log of
-    sum_k 1 / (1 + e^-l) over sum_k 1 / (1 + e^l), and s_k = p_k (1 - p_k) / K over m (1 - m)."""
+    """Returns the logit of the mean of sigmoids, with its gradient, by sums of positive terms in Python's
+    floats: log of sum_k 1 / (1 + e^-l) over sum_k 1 / (1 + e^l), and s_k = p_k (1 - p_k) / K over m (1 - m).
+    """
     real = [1 / (1 + math.exp(-logit)) for logit in column]
     fake = [1 / (1 + math.exp(logit)) for logit in column]
     m, n = sum(real), sum(fake)
@@ -77,7 +78,7 @@ def test_logits_of_half_precision_are_combined_in_float32():
     assert value.dtype == torch.float32 and value.isfinite().all()
 
 
-# Two discriminators, each wrong in a way of its own: the exact one of other models.
+# Two discriminators with different errors: each is the exact one of another model.
 OTHERS = (
     Mixture((0.5, 0.5), ((-1.1, 0.4), (0.9, 0.1)), 0.35),
     Mixture((0.7, 0.3), ((-1.1, 0.4), (0.9, 0.1)), 0.4),
@@ -85,7 +86,7 @@ OTHERS = (
 
 
 def of_others(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) -> Tensor:
-    """Exact log-ratios [2, B] of REAL to each of OTHERS."""
+    """Returns exact log-ratios [2, B] of REAL to each of OTHERS."""
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
     return torch.stack([REAL.log_density(x, sigma) - other.log_density(x, sigma) for other in OTHERS])
@@ -119,7 +120,8 @@ def test_the_gradient_is_that_of_finite_differences_of_the_closed_form(combine):
 def test_every_sampler_takes_an_ensemble_of_equal_members_as_one(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And with it the path to the data, as in `test_exact_guidance`, whose latents are cut to 48 here."""
+    """The path to the data is thereby covered too, as in `test_exact_guidance`, whose latents are reduced to
+    48 here."""
     monkeypatch.setattr(test_exact_guidance, "LATENTS", test_exact_guidance.LATENTS[:48])
     monkeypatch.setattr(test_exact_guidance, "INDEX", test_exact_guidance.INDEX[:48])
     settings = DiscriminatorSettings(weight=1.0, second_order_weight=1.0, tau_min=0.0)
@@ -164,7 +166,7 @@ def test_the_second_order_has_its_own_weight():
 
 
 def test_the_published_clip_is_of_the_combined_probability():
-    """The logarithm is taken of the combined probability, and so it is what is clipped: members of +20 and -4
+    """The logarithm is taken of the combined probability, so that is what is clipped: members of +20 and -4
     give 8, within the bounds, and a gradient; +20 and +10 give 15, outside, and none."""
     sigma = torch.ones(2, dtype=torch.float64)
 

@@ -1,5 +1,5 @@
 """Every sampler with the exact scores of MODEL and the exact ratio to REAL: guided samples have REAL's
-distribution, at weight 1 alone.
+distribution, at weight 1 only.
 
 Also theorem 2 of Kim et al. 2023 on the same pair of mixtures, by quadrature.
 """
@@ -41,7 +41,7 @@ def normals(step: int) -> Tensor:
 
 
 def as_predictor(denoiser: Denoiser) -> Predictor:
-    """What a variance-preserving network of the same exact scores returns; float64."""
+    """Returns the output of a variance-preserving network of the same exact scores; float64."""
 
     def predict(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> tuple[Tensor, None]:
         sigma = sigma_from_tau(tau.double())[:, None]
@@ -99,7 +99,7 @@ def mean_distance(a: Tensor, b: Tensor) -> Tensor:
 
 @cache
 def real_samples() -> tuple[Tensor, Tensor]:
-    """(samples of REAL, their mean distance from each other)."""
+    """Returns (samples of REAL, their mean distance from each other)."""
     count = 3000
     x = REAL.draw(
         noise.uniform(5, torch.arange(count), (), step=0),
@@ -109,14 +109,15 @@ def real_samples() -> tuple[Tensor, Tensor]:
 
 
 def energy_distance(x: Tensor) -> float:
-    """From samples of REAL; 0 for the same distribution, up to the noise of either, +-0.003 here."""
+    """Returns the energy distance from samples of REAL; 0 for the same distribution, up to the noise of
+    either, +-0.003 here."""
     real, spread = real_samples()
     return float(2 * mean_distance(x, real) - mean_distance(x, x) * len(x) / (len(x) - 1) - spread)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_the_exact_ratio_at_weight_1_gives_the_data_and_at_0_and_2_does_not(sampler: Guided) -> None:
-    """The target is real^w model^(1 - w): at 0 the model; at 2 too far by about as much."""
+    """The target is real^w model^(1 - w): at 0 the model; at 2 the overshoot is about as large."""
     distance = {
         weight: energy_distance(sampler(MODEL.denoiser, [term(weight)])) for weight in (0.0, 1.0, 2.0)
     }
@@ -125,10 +126,10 @@ def test_the_exact_ratio_at_weight_1_gives_the_data_and_at_0_and_2_does_not(samp
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddpm"])
 def test_guided_paths_are_those_of_the_data_s_own_denoiser(name: str) -> None:
-    """From the same latents and noise, sample for sample.
+    """The same latents and noise give the same samples.
 
-    DDPM moves its mean by the variance times the gradient, which agrees with a change of the score at small
-    steps only.
+    DDPM moves its mean by the variance times the gradient, which agrees with a change of the score only for
+    small steps.
     """
     right = SAMPLERS[name](REAL.denoiser, [])
     found = SAMPLERS[name](MODEL.denoiser, [term(1.0)])
@@ -152,8 +153,8 @@ def test_the_published_window_leaves_out_next_to_nothing(name: str) -> None:
 
 
 def grid(sigma: float, of: Mixture) -> tuple[Tensor, Tensor]:
-    """(points [n, 2], probability of each under `of` noised to sigma) of a square lattice wide enough for
-    both mixtures."""
+    """Returns (points [n, 2], probability of each under `of` noised to sigma) of a square lattice wide enough
+    for both mixtures."""
     reach = 1.5 + 6.5 * math.hypot(0.35, sigma)
     axis = torch.linspace(-reach, reach, 101, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
@@ -165,8 +166,8 @@ WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def gain_densities(sigma: float) -> Tensor:
-    """E_real[|s_real - s_model|^2 - |s_real - s_model - weight * gradient|^2] of each weight; the gradient as
-    guidance has it."""
+    """Returns E_real[|s_real - s_model|^2 - |s_real - s_model - weight * gradient|^2] for each weight; the
+    gradient is that of guidance."""
     x, probability = grid(sigma, REAL)
     levels = torch.full((len(x),), sigma, dtype=torch.float64)
     error = (REAL.denoiser(x, levels) - MODEL.denoiser(x, levels)) / sigma**2
@@ -177,7 +178,7 @@ def gain_densities(sigma: float) -> Tensor:
 
 @cache
 def gains() -> dict[float, float]:
-    """Theorem 2 for each weight: half the integral of g^2 = 2 sigma over sigma, by Simpson's rule in
+    """Returns theorem 2 for each weight: half the integral of g^2 = 2 sigma over sigma, by Simpson's rule in
     log(sigma), from 0.003 to 300."""
     logs = torch.linspace(math.log(0.003), math.log(300.0), 61, dtype=torch.float64)
     values = torch.stack([math.exp(2 * log) * gain_densities(math.exp(log)) for log in logs.tolist()])
@@ -186,8 +187,8 @@ def gains() -> dict[float, float]:
 
 
 def test_the_divergence_is_the_integral_of_the_score_error() -> None:
-    """KL(real || model) = integral of sigma * E_real |s_real - s_model|^2: theorem 2 with equality, as both
-    become one Gaussian."""
+    """KL(real || model) = integral of sigma * E_real |s_real - s_model|^2: theorem 2 with equality, since
+    both become one Gaussian."""
     x, probability = grid(0.0, REAL)
     sigma = torch.zeros(len(x), dtype=torch.float64)
     divergence = float((probability * (REAL.log_density(x, sigma) - MODEL.log_density(x, sigma))).sum())
@@ -197,5 +198,5 @@ def test_the_divergence_is_the_integral_of_the_score_error() -> None:
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_gain_is_a_parabola_in_the_weight(weight: float) -> None:
-    """w (2 - w) of the divergence: three quarters of it at 1/2 and 3/2, and nothing at 2."""
+    """The gain is w (2 - w) times the divergence: three quarters of it at 1/2 and 3/2, and nothing at 2."""
     assert gains()[weight] == pytest.approx(weight * (2 - weight) * gains()[1.0], abs=1e-4)

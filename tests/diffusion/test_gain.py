@@ -19,12 +19,12 @@ from dgflow.diffusion.losses import discriminator_loss, perturb
 LEVELS = 8
 EDGES = gain.level_edges(LEVELS, 0.05, 20.0)
 WIDTH = math.log(EDGES[1] / EDGES[0])
-BLIND = Mixture((1.0,), ((0.3, 0.2),), 0.9)  # a model that knows no modes
+BLIND = Mixture((1.0,), ((0.3, 0.2),), 0.9)  # a model without modes
 
 
 @cache
 def noisy(images: int = 2000, seed: int = 3, model: Mixture = MODEL) -> gain.Noisy:
-    """Held-out real points at every level, the levels of an image next to each other."""
+    """Returns held-out real points at every level, with the levels of an image adjacent."""
     index = torch.arange(images * LEVELS)
     of_image, level = index // LEVELS, index % LEVELS
     real = REAL.draw(
@@ -45,14 +45,14 @@ def measured(
 
 
 def grid(sigma: float, nodes: int = 161) -> tuple[Tensor, float]:
-    """Points [n, 2] of a square that holds all the mass at this level, and the area of each."""
+    """Returns points [n, 2] of a square that holds all the mass at this level, and the area of each."""
     side = 2.0 + 6.0 * math.sqrt(0.3**2 + sigma**2)
     ticks = torch.linspace(-side, side, nodes, dtype=torch.float64)
     return torch.cartesian_prod(ticks, ticks), float(ticks[1] - ticks[0]) ** 2
 
 
 def divergence(one: Mixture, other: Mixture, sigma: float) -> float:
-    """KL(one || other) of the diffused densities, by quadrature."""
+    """Returns KL(one || other) of the diffused densities, by quadrature."""
     x, area = grid(sigma)
     level = torch.full((len(x),), sigma, dtype=torch.float64)
     log_one = one.log_density(x, level)
@@ -60,8 +60,8 @@ def divergence(one: Mixture, other: Mixture, sigma: float) -> float:
 
 
 def exact(log_ratio: Callable[..., Tensor], low: float, high: float) -> tuple[float, float]:
-    """Agreement and energy of these levels by quadrature: the noise levels by Gauss and Legendre, the points
-    on a grid, and E[x0 | x] in the place of x0."""
+    """Returns agreement and energy of these levels by quadrature: Gauss-Legendre for the noise levels, a grid
+    for the points, and E[x0 | x] instead of x0."""
     sums = [0.0, 0.0]
     for node, weight in ((-0.7745966692, 5 / 9), (0.0, 8 / 9), (0.7745966692, 5 / 9)):
         sigma = math.exp(0.5 * (math.log(low * high) + node * math.log(high / low)))
@@ -77,7 +77,7 @@ def exact(log_ratio: Callable[..., Tensor], low: float, high: float) -> tuple[fl
 
 
 class Perceptron(nn.Module):
-    """Points, scaled to unit size at every level, and log sigma to a logit."""
+    """Maps points, scaled to unit size at every level, and log sigma to a logit."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -101,7 +101,8 @@ class Training:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-2)
 
     def goes_on(self, steps: int, points: int) -> Estimate:
-        """Some steps on so many points of each kind; Gain after them on others, at weight 1."""
+        """Runs some steps on that many points of each kind; returns Gain after them on other points, at
+        weight 1."""
         index = torch.arange(points)
         kinds = [
             each.draw(
@@ -131,7 +132,7 @@ def learned() -> Perceptron:
 
 def test_the_gain_of_the_exact_ratio_is_the_fall_of_the_divergence_between_data_and_model() -> None:
     """Theorem 2: over the measured levels KL(data || model) falls by its value at the lowest minus that at
-    the highest, which diffusion itself has taken."""
+    the highest, which diffusion itself has removed."""
     fall = divergence(REAL, MODEL, EDGES[0]) - divergence(REAL, MODEL, EDGES[-1])
     found = measured(exact_log_ratio)
     for weight in (0.0, 0.5, 1.0, 1.5, 2.0):
@@ -143,7 +144,7 @@ def test_the_gain_of_the_exact_ratio_is_the_fall_of_the_divergence_between_data_
 
 
 def test_the_quadrature_of_the_exact_ratio_is_that_divergence() -> None:
-    """The oracle of the learned ratio against the oracle of the exact one: agreement and energy are equal."""
+    """Compares the oracle of the learned ratio with that of the exact one: agreement and energy are equal."""
     fall = divergence(REAL, MODEL, EDGES[0]) - divergence(REAL, MODEL, EDGES[-1])
     parts = [exact(exact_log_ratio, low, high) for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
     for sums in zip(*parts, strict=True):
@@ -166,7 +167,7 @@ def test_the_gain_of_a_learned_ratio_is_exact_within_its_error_at_every_level_an
 def test_the_error_is_that_of_repeated_measurements_and_knows_that_the_items_of_an_image_belong_together(
     learned,
 ) -> None:
-    """The spread of 60 measurements on other images, for the total and for one level."""
+    """Computes the spread of 60 measurements on other images, for the total and for one level."""
     repeats = [measured(learned, images=100, seed=seed) for seed in range(10, 70)]
     for take in (lambda each: each.total, lambda each: each.levels[3].curve):
         for weight in (1.0, 2.0):
@@ -177,8 +178,8 @@ def test_the_error_is_that_of_repeated_measurements_and_knows_that_the_items_of_
 
 
 def test_images_that_stand_there_twice_do_not_make_the_error_of_the_total_smaller_level_by_level() -> None:
-    """Items of an image that are equal at every level: the error of the total is that of one level times
-    their number, and not times its root."""
+    """Items of an image are equal at every level, so the error of the total is that of one level times their
+    number, and not times its root."""
     one = torch.randn(500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     items = gain.Moments(one.expand(-1, LEVELS), one.square().expand(-1, LEVELS))
     found = gain.measured(items, EDGES)
@@ -189,7 +190,7 @@ def test_images_that_stand_there_twice_do_not_make_the_error_of_the_total_smalle
 
 
 def test_theorem_2_has_its_signs_untrained_about_0_trained_above_and_overfitted_below_its_best() -> None:
-    """The most there is to gain is the divergence between data and model."""
+    """The upper bound of Gain is the divergence between data and model."""
     most = divergence(REAL, BLIND, EDGES[0]) - divergence(REAL, BLIND, EDGES[-1])
     training = Training()
     untrained = training.goes_on(0, points=5000)
@@ -220,7 +221,7 @@ def _curve(agreement: float, energy: float, error: float = 0.01) -> GainCurve:
 
 
 def _of(*levels: tuple[float, float]) -> MeasuredGain:
-    """Levels of a factor of 10 from sigma = 0.01 on, by agreement and energy."""
+    """Returns levels of a factor of 10 from sigma = 0.01 on, from agreement and energy."""
     parts = [
         LevelGain(10.0 ** (number - 2), 10.0 ** (number - 1), _curve(*level))
         for number, level in enumerate(levels)
@@ -256,9 +257,9 @@ def test_a_window_that_reaches_the_highest_level_has_no_upper_end() -> None:
 @pytest.mark.parametrize(
     ("levels", "ends"),
     [
-        (((-0.2, 0.1), (0.1, 0.1)), False),  # worse than nothing on the whole
-        (((0.005, 0.01), (0.005, 0.01)), False),  # not sure
-        (((0.015, 0.015), (0.015, 0.015)), True),  # sure on the whole, and at no level
+        (((-0.2, 0.1), (0.1, 0.1)), False),  # negative on the whole
+        (((0.005, 0.01), (0.005, 0.01)), False),  # not significant
+        (((0.015, 0.015), (0.015, 0.015)), True),  # significant on the whole, and at no level
     ],
 )
 def test_without_a_gain_above_0_the_weight_is_0(levels, ends) -> None:

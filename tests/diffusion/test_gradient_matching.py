@@ -1,4 +1,4 @@
-"""The loss of a log-ratio's gradient: what it is, where it is least, and its own gradient."""
+"""The loss of a log-ratio's gradient: its definition, its minimum, and its own gradient."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NODES = 96
 
 
 def noisy_images(mixture: GaussianMixture, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Points x0 [N, 1] and their noisy x, with the weights [N] of a quadrature over both."""
+    """Returns points x0 [N, 1] and their noisy x, with the weights [N] of a quadrature over both."""
     x0, shares = mixtures.nodes(mixture, 0.0, NODES)
     roots, weights = np.polynomial.hermite_e.hermegauss(NODES)
     z, own = torch.from_numpy(roots), torch.from_numpy(weights / weights.sum())
@@ -40,7 +40,7 @@ def full(sigma: float, like: Tensor) -> Tensor:
 def expected_gradient_loss(
     log_ratio: Callable[[Tensor], Tensor], data: GaussianMixture, model: GaussianMixture, sigma: float
 ) -> Tensor:
-    """The mean over images and noise of the loss of l(x)."""
+    """Returns the mean over images and noise of the loss of l(x)."""
     x0, x, weights = noisy_images(data, sigma)
     level, scale = full(sigma, x), math.hypot(1.0, sigma)
     _, gradient = logits_and_gradients(lambda y: log_ratio(y * scale), x / scale, level)
@@ -59,7 +59,7 @@ def expected_bce(log_ratio: Callable[[Tensor], Tensor], sigma: float) -> Tensor:
 
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 5.0])
 def test_cross_entropy_and_the_loss_of_the_gradient_are_both_least_at_the_exact_log_ratio(sigma):
-    """In every direction of three functions, and so is any mixture of the two."""
+    """Tested in every direction of three functions; any mixture of the two losses has the same minimum."""
     parts = (torch.sin, torch.square, torch.tanh)
     theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
 
@@ -72,7 +72,7 @@ def test_cross_entropy_and_the_loss_of_the_gradient_are_both_least_at_the_exact_
     of_gradient = expected_gradient_loss(log_ratio, DATA, MODEL, sigma)
     for loss in (of_gradient, expected_bce(log_ratio, sigma)):
         (slope,) = torch.autograd.grad(loss, theta, create_graph=True)
-        assert float(slope.detach().abs().max()) < 1e-5  # of a quadrature
+        assert float(slope.detach().abs().max()) < 1e-5  # the error of a quadrature
         hessian = torch.stack([torch.autograd.grad(each, theta, retain_graph=True)[0] for each in slope])
         assert float(torch.linalg.eigvalsh(hessian).min()) > 1e-4
     # The value: -sigma^2 E|score error|^2, Gain per unit of log sigma, by quadrature over x alone.
@@ -111,7 +111,7 @@ def test_the_loss_is_the_weighted_denoising_error_less_that_of_the_network_alone
 
 
 def a_loss(network: nn.Module, seed: int = 0) -> Tensor:
-    """Of two made-up noisy images of 8 pixels a side."""
+    """Returns the loss of two made-up noisy images of 8 pixels a side."""
     generator = torch.Generator().manual_seed(seed)
     y, residual = torch.randn(2, 2, 3, 8, 8, generator=generator)
     sigma = torch.tensor([0.7, 3.0], dtype=torch.float64)
@@ -121,7 +121,7 @@ def a_loss(network: nn.Module, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("build", [on_features, of_pixels])
 def test_its_gradient_in_the_weights_is_that_of_finite_differences(build):
-    """Through frozen features with attention too; along its own direction, within what float32 leaves."""
+    """Covers frozen features with attention too; along its own direction, within float32's precision."""
     network = randomised(build())
     head = network.head.requires_grad_(True)
     loss = a_loss(network)

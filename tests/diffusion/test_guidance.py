@@ -1,4 +1,4 @@
-"""Discriminator guidance on mixtures whose log-ratio is known, and its windows, boosts and switches on closed
+"""Discriminator guidance on mixtures with known log-ratio, and its windows, boosts and switches on closed
 forms."""
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def guided(x: Tensor, num_steps: int, weight: float, second: float) -> Tensor:
 
 
 class Signs:
-    """A discriminator with zero gradient whose logit is +1 or -1 by the sample's class label, and a log of
-    its calls."""
+    """A discriminator with zero gradient whose logit is +1 or -1 by the sample's class label; it records its
+    calls."""
 
     def __init__(self) -> None:
         self.taus: list[Tensor] = []
@@ -48,7 +48,7 @@ class Signs:
 
 
 def linear(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Gradient (3, -1) with respect to y everywhere."""
+    """Returns a log-ratio with gradient (3, -1) with respect to y everywhere."""
     return y @ torch.tensor([3.0, -1.0])
 
 
@@ -78,8 +78,8 @@ def test_weights_2_and_0_approach_weights_1_and_1_with_the_step_size() -> None:
 
 
 def test_without_a_second_order_half_of_the_weight_takes_effect() -> None:
-    """Zero denoiser, one Heun step 2 -> 1: x_1 = x_2 / 2 + (1 - 2) * d / 2 with d the mean of both orders'
-    guidance slopes."""
+    """With a zero denoiser, one Heun step 2 -> 1 gives x_1 = x_2 / 2 + (1 - 2) * d / 2 with d the mean of
+    both orders' guidance slopes."""
     x, sigma = latents(3), 2.0
     slope = -sigma / math.sqrt(1 + sigma**2) * torch.tensor([3.0, -1.0]).double()
     plain = heun(zero, x, (2.0, 1.0)).x
@@ -87,8 +87,8 @@ def test_without_a_second_order_half_of_the_weight_takes_effect() -> None:
         found = heun(
             zero, x, (2.0, 1.0), guidance=[DiscriminatorTerm(linear, DiscriminatorSettings(weight=weight))]
         ).x
-        # The correction's own denoising slope is taken at the predictor, which felt the whole weight: x_next
-        # / 1 adds w * slope once more.
+        # The correction's own denoising slope is taken at the predictor, which was moved by the whole weight:
+        # x_next / 1 adds w * slope once more.
         expected = plain + 0.5 * (1 - 2) * weight * slope + 0.5 * (1 - 2) * (1 - 2) * weight * slope / 1.0
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(time: Time
         return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)
 
     def with_time(y: Tensor, told: Tensor, class_labels: Tensor | None) -> Tensor:
-        # The exact tau, so that the network's float32 time is not what is measured here.
+        # The exact tau, so that the network's float32 time does not affect the measurement.
         return value(y.double() * (1 + sigma**2).sqrt()[:, None])
 
     term = DiscriminatorTerm(with_time, DiscriminatorSettings(weight=1.7, tau_min=0.0), time=time)
@@ -128,7 +128,7 @@ def test_the_slope_changes_by_the_published_amount() -> None:
 
 
 def run_boosted(index: Tensor) -> Sample:
-    """Everything on: window, boosts, churn, both orders, on samples of the given indices."""
+    """Runs with everything on: window, boosts, churn, both orders, on samples of the given indices."""
     x = noise.standard_normal(3, index, (2,), step=0, draw=noise.LATENT)
     term = DiscriminatorTerm(
         exact_log_ratio,
@@ -244,7 +244,8 @@ def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even
 
 
 def test_the_boost_churns_fake_looking_samples_at_every_fifth_step_of_the_window() -> None:
-    """18 steps: at steps 5, 10 and 15 by gamma = 4 / 18, and not at step 0, which has no step before it."""
+    """Of 18 steps, steps 5, 10 and 15 are churned by gamma = 4 / 18, but not step 0, which has no step before
+    it."""
     labels, asked, levels = torch.tensor([0, 1]), [], []
 
     def record(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from dgflow.diffusion.times import sigma_from_tau, tau_from_sigma
 
 
 def linear(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Gradient (3, -1) with respect to y everywhere."""
+    """Returns a log-ratio with gradient (3, -1) with respect to y everywhere."""
     return y @ torch.tensor([3.0, -1.0])
 
 
@@ -32,7 +32,7 @@ SPREAD = sigma_from_tau(torch.tensor([0.2, EDGE - 1e-5, EDGE + 1e-5, 0.9], dtype
 
 
 def spread(step: int = 0, order: int = 1, x: Tensor | None = None) -> Point:
-    """Four samples at tau 0.2 to 0.9."""
+    """Returns four samples at tau 0.2 to 0.9."""
     x = torch.ones(4, 2, dtype=torch.float64) if x is None else x
     return Point(x, SPREAD, None, step, order, (float(SPREAD[0]), float(SPREAD[-1])))
 
@@ -110,7 +110,7 @@ def test_the_times_at_which_the_gradient_jumps_are_told() -> None:
 
 
 def fixed(gradient: Tensor) -> GuidanceTerm:
-    """A term with this gradient everywhere."""
+    """Returns a term with this gradient everywhere."""
     return lambda point: (gradient, None)
 
 
@@ -118,7 +118,7 @@ def test_a_matched_gradient_has_its_direction_and_the_norm_of_the_terms_before_i
     before = torch.tensor([[3.0, 4.0], [0.1, 0.0], [0.0, -2.0], [0.0, 0.0]]).double()
     term = DiscriminatorTerm(linear, DiscriminatorSettings(match_preceding_norm=True))
     plain, _ = DiscriminatorTerm(linear)(spread())
-    # Two terms before it: their sum is what counts.
+    # There are two terms before it: the norm of their sum counts.
     total = guide([fixed(0.25 * before), fixed(0.75 * before), term], spread()).gradient
     assert plain is not None and total is not None
     found = total - before
@@ -166,7 +166,7 @@ def test_matching_with_no_term_before_it_is_refused_before_any_evaluation() -> N
     def fails(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Tensor:
         raise AssertionError("evaluated")
 
-    # Outside its window, too: the mistake is found in the first step.
+    # Outside its window, too: the error is found in the first step.
     term = DiscriminatorTerm(fails, DiscriminatorSettings(tau_max=0.5, match_preceding_norm=True))
     with pytest.raises(ValueError, match="list that one first"):
         heun(zero, torch.ones(1, 2), edm_sigmas(18), guidance=[term, fixed(torch.zeros(1, 2))])

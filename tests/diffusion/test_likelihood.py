@@ -1,5 +1,5 @@
-"""Likelihood and its bound against closed forms: mixtures whose density is known at every noise level, and
-single Gaussians, whose guided flow is linear."""
+"""Likelihood and its bound against closed forms: mixtures with known density at every noise level, and single
+Gaussians, whose guided flow is linear."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def sigmas(level: float, count: int = len(INDEX)) -> Tensor:
 
 
 def drawn(mixture: Mixture, count: int = len(INDEX), level: float = LOW) -> Tensor:
-    """Points of the mixture with noise of that level."""
+    """Returns points of the mixture with noise of that level."""
     index = torch.arange(count)
     clean = mixture.draw(noise.uniform(5, index, (), step=0), noise.standard_normal(5, index, (2,), step=1))
     return clean + level * noise.standard_normal(5, index, (2,), step=2)
 
 
 def ratio(weight: float | Switch = 1.0, tau_min: float = 0.0, tau_max: float = 1.0) -> DiscriminatorTerm:
-    """Guidance from MODEL to REAL by the exact ratio. `tau_max` at 1 is no upper end."""
+    """Returns guidance from MODEL to REAL by the exact ratio. `tau_max` at 1 is no upper end."""
     return DiscriminatorTerm(
         exact_log_ratio, DiscriminatorSettings(weight=weight, tau_min=tau_min, tau_max=tau_max)
     )
@@ -96,7 +96,7 @@ def test_the_latents_are_what_the_sampler_starts_from() -> None:
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
-    """Each with its own steps and probe: those far out need more than the others."""
+    """Each image has its own steps and probe: those far out need more than the others."""
     x = drawn(REAL, 3) * torch.tensor([1, 30, 6])[:, None]
     options = {"guidance": [ratio(tau_min=0.1, tau_max=0.6)], "sigma_min": LOW, "sigma_max": 80.0}
     whole = log_likelihood(MODEL.denoiser, x, probe=signs(x), **options)
@@ -114,7 +114,7 @@ def signs(x: Tensor) -> Tensor:
 
 
 def test_the_mean_over_all_probes_is_the_likelihood() -> None:
-    """In the plane there are four, in pairs of the same divergence."""
+    """In the plane there are four, in pairs of equal divergence."""
     x = drawn(REAL)
     probes = (torch.tensor(pair).double().expand_as(x) for pair in ((1, 1), (1, -1)))
     first, second = (
@@ -217,7 +217,7 @@ def guided_model(terms: Sequence[GuidanceTerm]) -> Callable[[Tensor], Tensor]:
 def test_the_trace_is_that_of_finite_differences_of_the_guidance_that_samples(
     terms: list[GuidanceTerm],
 ) -> None:
-    """Scales that depend on x are part of the flow, so that they are differentiated with it."""
+    """Scales that depend on x are part of the flow, so they are differentiated with it."""
     field, step = guided_model(terms), 3e-3
     value, trace = value_and_trace(field, POINTS, None)
     torch.testing.assert_close(value, field(POINTS), rtol=1e-6, atol=1e-6)
@@ -230,7 +230,7 @@ def test_the_trace_is_that_of_finite_differences_of_the_guidance_that_samples(
 def bound(
     denoiser: Callable[..., Tensor], x0: Tensor, terms: Sequence[GuidanceTerm] = ()
 ) -> tuple[Tensor, Tensor]:
-    """The bound of every image from 400 estimates of 16 draws, and its standard error."""
+    """Returns the bound of every image from 400 estimates of 16 draws, and its standard error."""
     index = torch.arange(400 * len(x0))
     normals = noise.standard_normal(7, index, (16, 2), step=0, draw=1)
     found = nelbo(
@@ -252,7 +252,7 @@ def bound(
 def test_the_bound_is_the_likelihood_where_the_scores_are_those_of_one_diffused_distribution(
     model: Mixture, terms: list[GuidanceTerm], truth: Mixture
 ) -> None:
-    """E[-log p(x0 + low z)], here by the nodes of Gauss and Hermite."""
+    """E[-log p(x0 + low z)] is computed by Gauss-Hermite quadrature."""
     x0 = drawn(REAL, 4, level=0.0)
     nodes = torch.tensor([-math.sqrt(3.0), 0.0, math.sqrt(3.0)], dtype=torch.float64)
     weights = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
@@ -271,8 +271,8 @@ def test_the_bound_of_a_gaussian_has_its_closed_form_and_is_no_less_than_the_lik
     weight: float,
 ) -> None:
     """With score -g x and v = sigma^2: v E|score + z / sigma|^2 - d = v (g^2 (|x0|^2 + d v) - 2 g d), and the
-    SDE's samples have a variance that follows dV/dv = 2 g V - 1. At weights other than 0 and 1 no diffused
-    Gaussian has these scores at all levels: the bound is loose."""
+    variance of the SDE's samples follows dV/dv = 2 g V - 1. At weights other than 0 and 1 no diffused
+    Gaussian has these scores at all levels, so the bound is loose."""
     x0 = torch.tensor([[0.1, 0.1], [0.3, -0.3], [-1.0, 0.0]], dtype=torch.float64)
     squares = x0.square().sum(1)
     logs = 2 * math.log(LOW), 2 * math.log(HIGH)
@@ -302,7 +302,7 @@ def test_the_bound_of_a_gaussian_has_its_closed_form_and_is_no_less_than_the_lik
 
 
 def test_the_draws_of_the_bound_lie_in_equal_ranges_of_the_logarithm() -> None:
-    """Each at its own fraction of its range."""
+    """Each draw is at its own fraction of its range."""
     asked = list[float]()
 
     def shrinks(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -324,7 +324,7 @@ def test_the_draws_of_the_bound_lie_in_equal_ranges_of_the_logarithm() -> None:
 
 
 def test_bits_per_dimension_count_the_pixel_values_in_a_unit() -> None:
-    """Of a uniform density over [-1, 1]: 8 bits of 256 values in 2 units, and less where 255 fill them."""
+    """For a uniform density over [-1, 1]: 8 bits for 256 values in 2 units, and less if 255 fill them."""
     nats = torch.tensor([3 * math.log(0.5)], dtype=torch.float64)
     assert float(bits_per_dimension(nats, 3, unit=128.0)) == pytest.approx(8.0)
     assert float(bits_per_dimension(nats, 3)) == pytest.approx(1 + math.log2(127.5))

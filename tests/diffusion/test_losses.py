@@ -14,8 +14,8 @@ INDEX = torch.arange(100_000)
 
 
 def test_the_edm_loss_of_gaussian_data_is_1() -> None:
-    """Data N(0, sigma_data^2): the best denoiser leaves sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2), the
-    inverse of the weight."""
+    """For data N(0, sigma_data^2) the best denoiser leaves sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2),
+    the inverse of the weight."""
     images = 0.5 * noise.standard_normal(1, INDEX[:500], (3, 8, 8), step=0)
     sigma = losses.lognormal_sigma(noise.standard_normal(1, INDEX[:500], (), step=0, draw=noise.LEVEL))
     z = noise.standard_normal(1, INDEX[:500], (3, 8, 8), step=0, draw=noise.NOISE)
@@ -50,8 +50,8 @@ def test_training_levels_are_lognormal() -> None:
 
 @pytest.mark.parametrize("kind", ["bce", "lsif", "ukl"])
 def test_each_discriminator_loss_is_least_at_the_log_of_the_density_ratio(kind) -> None:
-    """Where real is 3 times as dense as fake, d/dl of 3 * loss(real) + 1 * loss(fake) is 0 at l = log 3, and
-    positive curvature there."""
+    """If real is 3 times as dense as fake, d/dl of 3 * loss(real) + 1 * loss(fake) is 0 at l = log 3, and its
+    slope is positive there."""
     logit = torch.tensor(
         [math.log(3) - 0.01, math.log(3), math.log(3) + 0.01], dtype=torch.float64, requires_grad=True
     )

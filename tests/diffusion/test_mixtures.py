@@ -95,8 +95,8 @@ def test_the_flow_of_the_exact_score_gives_the_exact_density():
 
     found = flow_log_density(field, x, flow_levels(0.02, 5_000.0, 64))
     exact = mixtures.log_density(MODEL, x, full(0.02, x))
-    # The flow starts from N(0, 5000^2), where the mixture under that noise has its mean at 0.65: four
-    # standard deviations out, their log-densities differ by 4 * 0.65 / 5000 = 5e-4. The rest is the method's.
+    # The flow starts from N(0, 5000^2), while the mixture under that noise has its mean at 0.65: at four
+    # standard deviations, the log-densities differ by 4 * 0.65 / 5000 = 5e-4. The rest is the method's error.
     assert float((found - exact).abs().max()) < 1e-3
 
 
@@ -116,7 +116,7 @@ def test_derivatives_of_a_log_ratio_are_those_of_the_two_densities():
     _, guided = log_ratio_and_gradient(
         network, X[:, :, None, None], full(sigma, X), None, time=lambda sigma: sigma
     )
-    torch.testing.assert_close(guided[:, :, 0, 0], gradient, rtol=1e-12, atol=0.0)  # what guidance adds
+    torch.testing.assert_close(guided[:, :, 0, 0], gradient, rtol=1e-12, atol=0.0)  # the change by guidance
 
 
 def test_the_energy_distance_of_samples_agrees_with_that_of_two_large_sets():
@@ -130,8 +130,9 @@ def test_the_energy_distance_of_samples_agrees_with_that_of_two_large_sets():
         return float(torch.cdist(a, b).sum()) / (len(a) * (len(b) - (a is b)))
 
     brute = 2 * mean_distance(samples, data) - mean_distance(samples, samples) - mean_distance(data, data)
-    # The closed form has no second set, whose error is that of the mean over it of 2 (E|X - y| - E|Y - y|):
-    # that function of y lies within 2 |E X - E Y| + 0.5 of 0, below 2 here, so 5 * 2 / sqrt(1600) is a bound.
+    # The closed form has no second sample set. The error of that set is the mean over it of 2 (E|X - y| - E|Y
+    # - y|): this function of y lies within 2 |E X - E Y| + 0.5 of 0, below 2 here, so 5 * 2 / sqrt(1600) is a
+    # bound.
     assert found == pytest.approx(brute, abs=0.05)
     own = mixtures.points(REAL, 3, torch.arange(800)).numpy()
     assert abs(energy_distance(own, REAL.means, REAL.stds, REAL.weights)) < 0.02 < found

@@ -1,5 +1,5 @@
-"""The counter-based generator against Random123's vectors, a plain-integer implementation, and the laws that
-it promises."""
+"""The counter-based generator against Random123's vectors, a plain-integer implementation, and the
+distributions that it promises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORD = st.integers(0, 2**32 - 1)
 
 
 def philox_in_plain_integers(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
-    """Salmon et al. 2011, section 3.4 and figure 2, with Python's unbounded integers."""
+    """Computes Philox with Python's unbounded integers (Salmon et al. 2011, section 3.4 and figure 2)."""
     c, k, mask = list(counter), list(key), 2**32 - 1
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]

@@ -111,7 +111,7 @@ def test_corrections_act_within_their_range_as_they_do_eagerly():
 
 @pytest.mark.parametrize("sample", [by_heun, partial(by_ddpm, steps=4)], ids=["Heun", "DDPM"])
 def test_no_step_reads_a_number_of_the_device(sample):
-    # Tensors of the meta device have none: whoever asks for one fails.
+    # Tensors of the meta device have no values: reading one fails.
     assert sample([DiscriminatorTerm(log_ratio, BOOSTED)], device="meta").x.is_meta
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         sample([waiting], device="meta")
@@ -127,9 +127,9 @@ def test_a_network_that_waits_for_the_device_is_refused_where_it_is_compiled():
         by_ddpm(Guides([waiting], OneGraph("eager")))
 
 
-@pytest.mark.slow  # minutes of C++ compiler, where nothing is kept from an earlier time
+@pytest.mark.slow  # minutes of C++ compiler without a cache
 def test_the_compiler_s_own_code_gives_the_eager_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Kept code is for the instructions that torch used when it was made.
+    # Cached code is for the instructions that torch used when it was compiled.
     kind = f"{os.getuid()}-{torch.backends.cpu.get_cpu_capability()}"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor-{kind}")
     guides = Guides([DiscriminatorTerm(log_ratio, BOOSTED)], OneGraph())

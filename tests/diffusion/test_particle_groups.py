@@ -1,4 +1,4 @@
-"""Particles of samples in batches: how full these are, and what is refused."""
+"""Particles of samples in batches: utilisation of the batches, and refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def selected(group: Group) -> Selected:
 
 @pytest.mark.parametrize("count", [2, 3, 7, 64, 100, 255, 300])
 def test_batches_are_full_to_more_than_four_fifths_of_the_rows_that_a_shard_has(count):
-    """In whole shards of 500 samples, whose own two batches of 256 are full to 0.98."""
+    """The shards are complete, of 500 samples, whose own two batches of 256 are full to 0.98."""
     found = in_groups(run(256), 1000, 1500, count, selected)
     assert 0.8 < found.utilisation <= 1.0
     assert found.labels.tolist() == list(range(1000, 1500))

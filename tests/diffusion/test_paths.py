@@ -1,4 +1,4 @@
-"""Samplers as moves: rows at different positions give the bits of rows that move together."""
+"""Samplers as moves: rows at different positions give the same bits as rows that move together."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_rows_at_different_positions_give_the_bits_of_each_row_alone(path: Path)
         expected = alone(path, row)
         assert torch.equal(state.x, expected.x)
         assert state.evaluations[0, 0] == expected.nfe == sum(path.evaluations)
-        # Of the batches' evaluations, those that a row alone would have had.
+        # Of the batches' evaluations, the number that a single row would need.
         assert state.evaluations[0, 1:].sum() == expected.guidance_nfe
 
 
@@ -212,7 +212,7 @@ def test_a_path_says_what_its_moves_take(path: Path) -> None:
 
 @each_path
 def test_samples_that_are_left_alone_keep_every_bit(path: Path) -> None:
-    """In the sampler's own scaling, when others of their batch are noised."""
+    """Their bits stay the same in the sampler's own scaling while other samples of the batch are noised."""
     state, noised = path.begin(LATENTS), LATENTS.clone()
     for position in range(3):
         state = path.move(state, [position] * len(INDEX), None, partial(normals, INDEX))

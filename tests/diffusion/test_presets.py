@@ -1,4 +1,4 @@
-"""The published settings, built into terms: the effective weight at each timestep, side of the log-ratio and
+"""The published settings, built into terms: the effective weight at each timestep, sign of the log-ratio and
 parity of the step."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def two_signs(y: Tensor, time: Tensor, class_labels: Tensor | None) -> Tensor:
 
 
 def half(y: Tensor, time: Tensor) -> Tensor:
-    """Class 0 with probability 1/2, gradient of its log along the second coordinate."""
+    """Returns class 0 with probability 1/2, with the gradient of its log along the second coordinate."""
     return torch.stack([(y - y.detach())[:, 1], torch.zeros(len(y))], dim=1)
 
 
@@ -45,7 +45,7 @@ def adm_terms(row: ADMRow, entropy_scaling: bool) -> list[GuidanceTerm]:
 
 
 def gradient_at(terms: list[GuidanceTerm], timestep: int, step: int) -> Tensor:
-    """In y, of two samples."""
+    """Returns the gradient in y, for two samples."""
     sigma = SCHEDULE.original_sigmas[timestep]
     levels = torch.full((2,), sigma, dtype=torch.float64)
     point = Point(
@@ -89,7 +89,7 @@ def test_adm_gpp_has_the_published_weights_at_every_timestep(name: str) -> None:
 
 
 def test_with_entropy_scaling_both_terms_of_adm_gpp_grow_alike() -> None:
-    """The classifier's entropy is log 2: log(1000) / log(2) = 9.966 times as much."""
+    """The classifier's entropy is log 2, so the factor is log(1000) / log(2) = 9.966."""
     row = ADM_GPP["3.18"]
     plain, scaled = (
         gradient_at(adm_terms(row, entropy_scaling), 651, 0) for entropy_scaling in (False, True)
@@ -100,7 +100,8 @@ def test_with_entropy_scaling_both_terms_of_adm_gpp_grow_alike() -> None:
 
 
 def test_dit_gpp_has_the_published_scales_and_window() -> None:
-    """1.25 for timesteps above 200 and 3 below, on three of four channels; the discriminator above 100."""
+    """The scale is 1.25 for timesteps above 200 and 3 below, on three of four channels; the discriminator
+    acts above 100."""
 
     def network(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         assert class_labels is not None
@@ -176,7 +177,7 @@ def test_presets_can_be_read_without_torch() -> None:
 
 
 def test_the_published_interval_is_12_evaluations_of_a_second_network() -> None:
-    """75 in all, in place of 126 (Kynkäänniemi et al. 2024)."""
+    """There are 75 evaluations in all, instead of 126 (Kynkäänniemi et al. 2024)."""
     asked: list[float] = []
 
     def second(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rejection on mixtures of one dimension, whose law, scores and log-ratios are known exactly."""
+"""Rejection on mixtures of one dimension, with known distribution, scores and log-ratios."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def cumulative(mixture: GaussianMixture, values: np.ndarray, sigma: float = 0.0)
 
 
 class Transport(Path):
-    """The probability flow of the model, solved exactly: from a level to the next, quantiles are kept."""
+    """The probability flow of the model, solved exactly: from one level to the next, quantiles are
+    preserved."""
 
     guidance = ()
     levels = (80.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.0)
@@ -62,7 +63,7 @@ class Transport(Path):
 
     @cache  # noqa: B019
     def table(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values, and the shares of the samples below them."""
+        """Returns values, and the shares of the samples below them."""
         sigma = self.levels[position]
         values = np.linspace(-7.0, 7.0, 8001) * np.hypot(1.0, sigma)
         return values, cumulative(MODEL, values, sigma)
@@ -102,13 +103,13 @@ def selected(run: Run, rule: Rule, start: int, stop: int) -> Selected:
 
 
 def distance(x: Tensor) -> Any:
-    """Kolmogorov and Smirnov's test against the law of the real points."""
+    """Returns the Kolmogorov-Smirnov statistic against the distribution of the real points."""
     return kstest(x.flatten().numpy(), partial(cumulative, REAL))
 
 
 @pytest.fixture(scope="module")
 def bounds() -> Thresholds:
-    """Bounds of the exact log-ratio and its changes: the largest of a grid of latents."""
+    """Returns bounds of the exact log-ratio and its changes: the maximum over a grid of latents."""
     grid = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64).view(-1, *SIDES)
     along = log_ratios_along(Transport(), drawn(torch.arange(len(grid)))._replace(latents=grid), log_ratio)
     return Thresholds.of(along.numpy(), 1.0, floor=False)
@@ -153,7 +154,7 @@ def test_without_tests_it_is_the_sampler_bit_for_bit():
 
 
 def test_a_sample_does_not_depend_on_what_becomes_of_others(monkeypatch):
-    """The same indices among others, with others that pass all tests, and alone; guided by networks that act
+    """The same indices among others, among others that pass all tests, and alone; guided by networks that act
     at some of the levels, of which one knows no others."""
     monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 4)
     term = DiscriminatorTerm(looks_fake, DiscriminatorSettings(weight=2.0, tau_min=0.1, tau_max=0.8))
@@ -201,7 +202,7 @@ def test_chains_keep_their_labels_when_they_take_the_places_of_others(monkeypatc
 
 
 def rolled(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-    """A log-ratio that is below 0 in half of the cases."""
+    """Returns a log-ratio that is below 0 in half of the cases."""
     return -(1e3 * x.flatten()).sin().abs()
 
 
@@ -219,7 +220,7 @@ def test_a_budget_bounds_what_a_sample_takes_after_its_last_start(bounds, monkey
 
 
 def test_a_step_back_from_a_restart_adds_noise():
-    """To the noise level above; a test of the same values again would only pass more often."""
+    """Noise is added to reach the level above; a test of the same values again would only pass more often."""
     again = RestartInterval(points=3, repeats=3, sigma_min=0.5, sigma_max=2.0)
     path = RestartPath.of(denoiser, edm_sigmas(STEPS), CPU, [again])
     assert len(set(path.levels[4:8])) == 1
@@ -237,7 +238,7 @@ def test_a_step_back_from_a_restart_adds_noise():
 
 
 def test_utilisation_is_the_share_of_the_rows_that_networks_are_asked_about(monkeypatch):
-    """Also where moves take more evaluations than others."""
+    """Also if moves take more evaluations than others."""
     monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 8)
     again = RestartInterval(points=4, repeats=2, sigma_min=0.5, sigma_max=2.0)
     asked = [0]
@@ -292,7 +293,7 @@ def test_thresholds_are_quantiles_between_values_and_not_below_0_with_a_floor():
 
 
 def test_a_networks_own_arithmetic_does_not_see_the_place_of_a_chain_in_its_batch():
-    """Of a U-Net, whose samples differ in the last bits between batches of other sizes."""
+    """The network is a U-Net, whose samples differ in the last bits between batches of other sizes."""
     torch.manual_seed(0)
     network = SongUNet(
         model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), dropout=0.0

@@ -1,4 +1,5 @@
-"""Weights of particles, resampling by them, and the law of a particle filter with the exact log-ratio."""
+"""Weights of particles, resampling by them, and the distribution of a particle filter with the exact
+log-ratio."""
 
 from __future__ import annotations
 
@@ -62,8 +63,8 @@ def test_multinomial_resampling_inverts_the_cumulative_weights_for_every_place()
 @dataclass(frozen=True)
 class ExactPath(Path):
     """Draws the next level from the reverse transition of MODEL itself: x0 by its posterior, and the next x
-    between both, so that the particles of every level have MODEL's law at that level, with no error of
-    discretisation."""
+    between both, so that the particles of every level have MODEL's distribution at that level, without
+    discretisation error."""
 
     levels: Sequence[float] = (20.0, 3.0, 1.0, 0.5, 0.25, 0.1, 0.0)
     guidance: tuple[()] = ()
@@ -104,9 +105,9 @@ EXACT = ExactPath()
 
 
 def run(rule: Rule, samples: int, count: int, extra: float = 0.0, path: Path = EXACT) -> Filtered:
-    """A filter with the exact log-ratio of REAL to MODEL, and so much more."""
+    """Runs a filter with the exact log-ratio of REAL to MODEL plus an offset."""
     rows = torch.arange(samples * count)
-    # At the highest level MODEL's own noisy law, which is not quite that of the latents.
+    # At the highest level MODEL's own noisy distribution, which differs slightly from that of the latents.
     first = MODEL.draw(noise.uniform(8, rows, (), step=100), noise.standard_normal(8, rows, (2,), step=101))
     begun = path.begin(noise.standard_normal(8, rows, (2,), step=102), first)
 
@@ -145,8 +146,8 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_constant_s_estimate_is_unbiased_and_weighs_the_particles_of_the_data(rule):
-    """E[Z] is the mean of the ratio under MODEL, and E[Z sum of w f(x)] that of f under REAL, however few
-    particles there are."""
+    """E[Z] is the mean of the ratio under MODEL, and E[Z sum of w f(x)] that of f under REAL, for any number
+    of particles."""
     samples, count = 4000, 3
     end = run(rule, samples, count, extra=0.7)
     np.testing.assert_allclose(end.weights.sum(axis=1), 1.0, rtol=1e-14)

@@ -1,5 +1,5 @@
-"""Restart sampling: closed forms of Gaussian data, its relation to Heun's method, its count of evaluations,
-and what is refused."""
+"""Restart sampling: closed forms of Gaussian data, its relation to Heun's method, its evaluation count, and
+refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHURN: dict[str, Any] = {"S_churn": 4.0, "S_min": 0.05, "S_max": 20.0, "S_noise"
 
 
 def gaussian(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-    """The denoiser of data N(MEAN, STD^2)."""
+    """Returns the denoiser of data N(MEAN, STD^2)."""
     return MEAN + (STD**2 / (STD**2 + sigma**2))[:, None, None] * (x - MEAN)
 
 
@@ -39,7 +39,7 @@ def normals(number: int) -> Tensor:
 
 
 def flow(x: Tensor, before: float, after: float) -> Tensor:
-    """The ODE's solution for the data of `gaussian`."""
+    """Returns the ODE's solution for the data of `gaussian`."""
     return MEAN + (x - MEAN) * math.sqrt((STD**2 + after**2) / (STD**2 + before**2))
 
 

@@ -1,5 +1,5 @@
-"""The adaptive solver against scipy's, closed forms of Gaussians, and what it promises about batches, windows
-and failures."""
+"""The adaptive solver against scipy's, closed forms of Gaussians, and its guarantees for batches, windows and
+failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3, "tau_min": 1e-3}
 
 
 def gaussian(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Of data N(0, 0.5^2). The ODE then keeps y / sqrt(0.25 mean^2 + std^2)."""
+    """The denoiser of data N(0, 0.5^2). The ODE then keeps y / sqrt(0.25 mean^2 + std^2) constant."""
     return x * (0.25 / (0.25 + sigma**2))[:, None]
 
 
@@ -37,7 +37,7 @@ def std_of_y(tau: float, vp: LinearVP | None = None) -> float:
 
 
 class Edges:
-    """A term with gradient 1 between two times, which remembers where it was asked."""
+    """A term with gradient 1 between two times, which records its evaluations."""
 
     def __init__(self, *tau_edges: float) -> None:
         self.tau_edges = tau_edges
@@ -51,7 +51,7 @@ class Edges:
 
 
 def scipy_solution(latents: Tensor, tolerance: float, tau_min: float) -> tuple[Tensor, int]:
-    """The same ODE of REAL, flattened, by scipy."""
+    """Solves the same ODE of REAL, flattened, by scipy."""
 
     def slope(tau: float, y: np.ndarray) -> np.ndarray:
         state, sigma = (
@@ -122,7 +122,7 @@ def test_the_last_denoising_may_be_told_another_time_than_the_end() -> None:
 
 
 def stiff(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    """Narrow data for samples of class 1, which need many more steps, and wide data for class 0."""
+    """Returns narrow data for samples of class 1, which need many more steps, and wide data for class 0."""
     assert class_labels is not None
     variance = torch.where(class_labels == 1, 1e-4, 0.25)
     return x * (variance / (variance + sigma**2))[:, None]
@@ -159,7 +159,7 @@ def test_with_a_shared_step_a_sample_depends_on_its_batch() -> None:
 @pytest.mark.parametrize("edges", [(0.1, 0.7), (1e-3, 1.0), (0.01, 1 / 3), (0.123456789, 0.98765432)])
 @pytest.mark.parametrize("vp", [LinearVP(), LinearVP(0.2, 15.0)], ids=["the paper's", "another"])
 def test_no_piece_reaches_over_an_edge(edges: tuple[float, float], vp: LinearVP) -> None:
-    """Every evaluation's levels and bounds lie on one side, up to the edge itself, and on the right side of
+    """Every evaluation's levels and bounds lie on one side, up to the edge itself, and on the correct side of
     it."""
     term = Edges(*edges)
     rk45(gaussian, LATENTS, guidance=[term], rtol=1e-2, atol=1e-2, tau_max=0.95, tau_min=5e-3, vp=vp)
@@ -222,7 +222,7 @@ def test_the_log_ratio_is_that_of_the_last_state_inside_the_window() -> None:
 
 
 def constant(logit: float, slope: float = 1.0):
-    """A discriminator with this logit and gradient everywhere."""
+    """Returns a discriminator with this logit and gradient everywhere."""
     return lambda y, tau, labels: logit + slope * (y.sum(1) - y.sum(1).detach())
 
 
@@ -255,7 +255,7 @@ def test_a_boost_of_every_attempt_doubles_the_weight_and_one_of_none_does_nothin
 
 
 def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
-    """All seven slopes of an attempt have the same factor: its first is evaluated anew, unlike without a
+    """All seven slopes of an attempt have the same factor: its first is evaluated again, unlike without a
     boost."""
     factors: list[tuple[int, float]] = []
     term = DiscriminatorTerm(constant(-1.0), DiscriminatorSettings(weight=0.3, boost=Boost(period=3)))
@@ -274,7 +274,7 @@ def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
     counts = np.bincount([step for step, _ in factors])
     assert (
         counts[0] == 8 and set(counts[1:]) == {7} and len(counts) > 4
-    )  # one more to choose the first step's size
+    )  # one more to choose the size of the first step
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""Heun's sampler on problems with known answers: Gaussians, closed forms of churn, and what it may cost."""
+"""Heun's sampler on problems with known answers: Gaussians, closed forms of churn, and evaluation counts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_nfe_counts_the_denoiser_s_evaluations(num_steps: int) -> None:
 
 
 def test_heun_converges_with_the_square_of_the_number_of_steps() -> None:
-    """Data N(0, 0.5^2): x(sigma) is proportional to sqrt(0.25 + sigma^2)."""
+    """For data N(0, 0.5^2), x(sigma) is proportional to sqrt(0.25 + sigma^2)."""
 
     def gaussian(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
         return x * (0.25 / (0.25 + sigma**2))[:, None]
@@ -155,8 +155,8 @@ def test_churn_without_its_noise_is_refused_before_any_evaluation() -> None:
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    """All guidance, windows, switches, boosts and churn included: no item(), no bool() of a tensor, no
-    boolean indexing."""
+    """Covers all guidance, windows, switches, boosts and churn: no item(), no bool() of a tensor, no boolean
+    indexing."""
 
     prepared = [churn_noise(step) for step in range(18)]
     switch = Switch(above=0.5, below=2.0, timestep=299)
@@ -203,8 +203,8 @@ def test_edm_seeding_does_not_depend_on_the_batch_and_skips_what_is_not_asked_fo
 
 
 def test_edm_seeding_draws_what_the_original_drew() -> None:
-    """Numbers of EDM's generate.py at commit 008a4e5 for 3x16x16 samples of 10 classes: latents, labels,
-    noise of the first two steps."""
+    """Compares with the numbers of EDM's generate.py at commit 008a4e5 for 3x16x16 samples of 10 classes:
+    latents, labels, noise of the first two steps."""
     latents, labels, draw = edm_draws([0, 1, 2], (3, 16, 16), label_dim=10)
     assert labels is not None and labels.tolist() == [7, 0, 7]
     begin = [[-1.1258398, -1.1523602], [-1.5255959, -0.7502318], [-1.0408012, 0.91660416]]

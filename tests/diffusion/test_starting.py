@@ -1,5 +1,5 @@
-"""Samplers that begin within their range, at images: closed forms of Gaussian data, the levels that they
-visit, and what is refused."""
+"""Samplers that start within their range, at images: closed forms of Gaussian data, the visited levels, and
+refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGMA = sigma_from_tau(TAU)
 
 
 def gaussian(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-    """The denoiser of data N(MEAN, STD^2)."""
+    """Returns the denoiser of data N(MEAN, STD^2)."""
     share = (STD**2 / (STD**2 + sigma**2))[:, None]
     return MEAN + share * (x - MEAN)
 
@@ -54,8 +54,8 @@ FLOWS: list[SamplerSpec] = [
 @pytest.mark.parametrize("grid", ["tail", "whole"])
 @pytest.mark.parametrize("sampler", FLOWS, ids=lambda sampler: type(sampler).__name__)
 def test_the_flow_from_an_image_is_its_closed_form(sampler: SamplerSpec, grid: str) -> None:
-    """x(sigma) - MEAN is proportional to sqrt(STD^2 + sigma^2). DDIM takes steps of the first order, and its
-    start is rounded to one of its thousand levels."""
+    """x(sigma) - MEAN is proportional to sqrt(STD^2 + sigma^2). DDIM takes first-order steps, and its start
+    is rounded to one of its thousand levels."""
     state = IMAGES + SIGMA * LATENTS
     expected = MEAN + (state - MEAN) * STD / math.sqrt(STD**2 + SIGMA**2)
     atol = 0.01 if isinstance(sampler, DDIM) else 2e-3
@@ -71,8 +71,8 @@ def test_the_flow_from_an_image_is_its_closed_form(sampler: SamplerSpec, grid: s
 def test_ancestral_samplers_draw_from_the_posterior_of_the_noised_image(
     sampler: SamplerSpec, grid: str
 ) -> None:
-    """Over the noise of the start: mean MEAN + s (image - MEAN), s = STD^2 / (STD^2 + sigma^2), variance that
-    of the denoised images plus that of what they leave open."""
+    """Over the noise of the start: mean MEAN + s (image - MEAN), s = STD^2 / (STD^2 + sigma^2), and variance
+    that of the denoised images plus their posterior variance."""
     share = STD**2 / (STD**2 + SIGMA**2)
     x = started(sampler, grid=grid)
     variance = (share * SIGMA) ** 2 + share * SIGMA**2
@@ -95,7 +95,7 @@ def test_a_start_at_the_top_is_the_whole_run(sampler: Heun | EDMAblation, grid: 
 
 
 def visited(sampler: SamplerSpec, start: Start | None, model: dict[str, Any] | None = None) -> list[float]:
-    """The noise levels at which the network is asked, each once."""
+    """Returns the noise levels at which the network is evaluated, each once."""
     levels: list[float] = []
 
     def record(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -150,7 +150,7 @@ def test_a_network_that_knows_some_levels_starts_at_the_nearest() -> None:
 
     model = {"round_sigma": nearest, "sigma_range": (0.1, 4.0)}
     levels = visited(Heun(steps=4, rho=1.0), Start(IMAGES, 2.1), model)
-    assert levels == [2.0, 1.5, 0.1]  # of 4, 2.7, 1.4 and 0.1
+    assert levels == [2.0, 1.5, 0.1]  # out of 4, 2.7, 1.4 and 0.1
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.3, 0.55, 0.9])
@@ -166,7 +166,7 @@ def test_the_evaluations_behind_a_start_are_counted_without_a_network(
 
 
 def test_a_start_at_a_level_of_the_grid_is_known_in_spite_of_rounding() -> None:
-    """By way of linear-VP time, and back."""
+    """The level is converted to linear-VP time and back."""
     for place, level in enumerate(edm_sigmas(18)[:17]):
         tau = LINEAR_VP.time(level)
         Heun().check_start(tau)

@@ -1,5 +1,5 @@
-"""The bug behind the reproduction study's FID of 14.35, as `benchmarks/study_bug.py` has it: its gradient in
-closed form, and what it does to samples of a known density with an exact discriminator."""
+"""The bug behind the reproduction study's FID of 14.35, as in `benchmarks/study_bug.py`: its gradient in
+closed form, and its effect on samples of a known density with an exact discriminator."""
 
 import importlib.util
 from pathlib import Path
@@ -27,7 +27,7 @@ MEMBERS = (DISC.last(), DISC.best())
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    """`benchmarks/study_bug.py`."""
+    """Loads `benchmarks/study_bug.py`."""
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "study_bug.py"
     spec = importlib.util.spec_from_file_location("study_bug", path)
     assert spec is not None and spec.loader is not None
@@ -56,13 +56,13 @@ def bug(study: ModuleType, network: Any, *members: Any, **settings: Any) -> Disc
     ],
 )
 def test_its_gradient_is_none_outside_0_to_1_and_at_least_fourfold_inside(study, output, slope):
-    """Of a raw output z = y: d/dz log(z / (1 - z)) = 1 / (z (1 - z)), and 0 where the clip acts."""
+    """For a raw output z = y: d/dz log(z / (1 - z)) = 1 / (z (1 - z)), and 0 where the clip acts."""
     term = bug(study, lambda y, time, labels: y[:, 0])
     sigma = torch.ones(1, dtype=torch.float64)
     x = torch.tensor([[output, 0.0]], dtype=torch.float64) * 2**0.5  # y = x / sqrt(1 + sigma^2)
     log_ratio, gradient = log_ratio_and_gradient(term.discriminator, x, sigma, None)
     assert float(gradient[0, 0]) * 2**0.5 == pytest.approx(slope, rel=1e-3)
-    assert bool(log_ratio < 0) == (output < 0.5)  # "looks fake", so that it is boosted
+    assert bool(log_ratio < 0) == (output < 0.5)  # "looks fake", and therefore boosted
 
 
 def test_it_averages_the_members_raw_outputs(study):
@@ -79,8 +79,8 @@ def test_it_averages_the_members_raw_outputs(study):
 
 
 def frechet(x: Tensor) -> float:
-    """The Fréchet distance of the samples' moments from those of REAL, in closed form for two dimensions:
-    tr sqrt(A B) = sqrt(tr(A B) + 2 sqrt(det(A B)))."""
+    """Returns the Fréchet distance of the samples' moments from those of REAL, in closed form for two
+    dimensions: tr sqrt(A B) = sqrt(tr(A B) + 2 sqrt(det(A B)))."""
     weights, means = torch.tensor(REAL.weights).double(), torch.tensor(REAL.means).double()
     mean = weights @ means
     real = (means - mean).T @ (weights[:, None] * (means - mean)) + REAL.std**2 * torch.eye(2).double()
@@ -90,7 +90,7 @@ def frechet(x: Tensor) -> float:
 
 
 def test_with_an_exact_discriminator_the_bug_makes_samples_worse_than_no_guidance(study, monkeypatch):
-    """The ensemble is of two exact ratios, so that all that is wrong is the bug."""
+    """The ensemble consists of two exact ratios, so that the bug is the only error."""
     monkeypatch.setattr(test_exact_guidance, "LATENTS", test_exact_guidance.LATENTS[:600])
 
     def members(y: Tensor, tau: Tensor, labels: Tensor | None) -> Tensor:
@@ -109,8 +109,8 @@ def test_with_an_exact_discriminator_the_bug_makes_samples_worse_than_no_guidanc
 
 
 def test_the_recipe_adds_arms_to_those_of_digits(study):
-    """Unguided and guided samples, judge and reference are the steps of `digits.py`: nothing of them is made
-    again."""
+    """Unguided and guided samples, judge and reference are the steps of `digits.py`, all of which are
+    reused."""
     target, ours = study.digits(), study.workflow()
     known = {node.step.fingerprint for node in graph(target)}
     new = {node.step.kind for node in graph(ours) if node.step.fingerprint not in known}
@@ -121,7 +121,7 @@ def test_the_recipe_adds_arms_to_those_of_digits(study):
 
 
 def test_the_term_of_the_bug_is_another_step_than_the_right_one(study):
-    """A subclass from outside the package: its own identity, and it travels to workers."""
+    """A subclass from outside the package has its own identity, and can be sent to workers."""
     right = dg.Generate(score=SCORE.last(), guidance=(dg.DiscriminatorGuidance(discriminator=DISC.last()),))
     wrong = right.model_copy(update={"guidance": (study.WithoutSigmoid(discriminator=DISC.last()),)})
     assert type(wrong.guidance[0]) is study.WithoutSigmoid

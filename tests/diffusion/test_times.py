@@ -1,4 +1,4 @@
-"""Time maps in numbers of the paper, against high-precision values, and as each other's inverses."""
+"""Time maps in numbers of the paper, against high-precision values, and as inverses of each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEVELS = [1e-8, 1e-4, 0.002, 0.0447, 0.5, 1.0, 7.3, 80.0, 152.0]
 
 
 def exact_tau(sigma: float) -> float:
-    """The textbook formula, in 50 digits so that its cancellation does not matter."""
+    """Computes the textbook formula in 50 digits, so that its cancellation does not matter."""
     with localcontext() as context:
         context.prec = 50
         beta_0, slope = (
@@ -154,7 +154,7 @@ def test_a_diffusion_that_cannot_be_is_refused(numbers: tuple[float, ...]) -> No
 
 @pytest.mark.parametrize("k", [0.0, 0.8, 1.0, 1.0 + 1e-9, 2.0])
 def test_soft_truncation_draws_powers_of_time(k: float) -> None:
-    """Its distribution function is the integral of tau^-k, normalised."""
+    """The distribution function is the integral of tau^-k, normalised."""
     u = torch.linspace(0, 1, 101, dtype=torch.float64)
     tau = soft_truncation_tau(u, k, 1e-4)
     assert (float(tau[0]), float(tau[-1])) == pytest.approx((1e-4, 1.0), rel=1e-9)

@@ -111,7 +111,7 @@ def test_a_flipped_bit_in_an_npz_is_found_by_its_digest(tmp_path, pixels, save):
 
 
 def test_rows_of_a_large_npz_are_read_without_the_rest(tmp_path):
-    """Of 300 MB three rows are read: less than 30 MB more memory than before."""
+    """Reading three rows of a 300 MB file adds less than 30 MB of memory."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("arr_0.npy", "w") as member:
         np.lib.format.write_array_header_1_0(
             member, {"descr": "|u1", "fortran_order": False, "shape": (1526, 256, 256, 3)}

@@ -39,7 +39,7 @@ def test_points_at_one_place_have_the_log_density_and_the_mode_of_that_place():
 
 
 def test_the_error_of_the_energy_distance_falls_with_the_number_of_points():
-    """For points of the mixture's own distribution it is of order 1 / N."""
+    """The error is of order 1 / N for points of the mixture's own distribution."""
     assert 2 < true_error(DATA, 100) / true_error(DATA, 400) < 8
 
 

@@ -293,7 +293,7 @@ def test_mistakes_say_what_was_expected(build, says):
 
 
 def test_a_discriminator_of_edms_process_is_asked_about_finished_samples():
-    """It is evaluated at its lowest level, since it receives the logarithm of the level."""
+    """The discriminator is evaluated at its lowest level, since it receives the logarithm of the level."""
     network = dg.Discriminator(process="edm")
     sigma = torch.tensor([0.0, 1e-4, 3.0], dtype=torch.float64)
     assert network.time_map()(sigma).tolist() == [0.002, 1e-4, 3.0]

@@ -89,7 +89,7 @@ def test_rows_do_not_depend_on_shards_and_batches(sampler):
 
 
 def test_an_image_that_is_hardly_noised_comes_back(tmp_path):
-    """With an untrained network it shows that scaling, order of axes, pairing and labels are right."""
+    """The network is untrained; the test shows that scaling, order of axes, pairing and labels are right."""
     pixels = np.random.default_rng(1).integers(0, 256, (12, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "images.npz", image=pixels, label=np.arange(12) % 3)
     images = dg.ImportImages(source=str(tmp_path / "images.npz"), num_classes=3, image_size=8)

@@ -1,8 +1,8 @@
-"""Python that finds this folder on PYTHONPATH believes that it is this time tomorrow; clocks that only count
-on are left as they are.
+"""Sets Python's wall clock to this time tomorrow, if this folder is on PYTHONPATH; monotonic clocks are
+unchanged.
 
-Of a host that is started so, Ray's daemons keep the right time. libfaketime would give them another one too,
-but Debian 12's breaks `time.sleep` of Python 3.11.
+On a host that is started so, Ray's daemons keep the correct time. libfaketime would change theirs too, but
+Debian 12's breaks `time.sleep` of Python 3.11.
 """
 
 import datetime
