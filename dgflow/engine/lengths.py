@@ -43,7 +43,7 @@ class _Mapping(NamedTuple):
 
     @classmethod
     def of(cls, kind: str, fingerprint: str, document: Mapping[str, Any], maps: str) -> _Mapping | None:
-        """Returns None if the field `maps` is not a slice."""
+        """Returns the mapping that a document describes; None if the field `maps` is not a slice."""
         fields = dict(document["fields"])
         part = fields.pop(maps, None)
         if not isinstance(part, Mapping) or "stop" not in part:

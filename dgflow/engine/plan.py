@@ -77,7 +77,7 @@ class StepPlan:
 
     @property
     def evaluations(self) -> int:
-        """Returns the network evaluations that the missing samples take."""
+        """The network evaluations that the missing samples take."""
         return self.step.network_evaluations(self.amount)
 
 

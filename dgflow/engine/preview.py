@@ -56,7 +56,7 @@ class Preview:
 
     @cached_property
     def png(self) -> bytes:
-        """Returns the grid as a PNG file."""
+        """The grid as a PNG file."""
         about = {"start": self.start, "of": self.of, "inputs": self.inputs, "side": self.side}
         return grid_file(self.images, about)
 

@@ -54,7 +54,7 @@ class RecordedRoot:
 
     @property
     def names(self) -> list[str]:
-        """Returns the names of the steps, sorted."""
+        """The names of the steps, sorted."""
         return step_names(self.store)
 
     def recorded(self, name: str) -> Recorded:

@@ -39,7 +39,7 @@ class NpzImages:
 
     @property
     def digest(self) -> str:
-        """Returns the digest of the checksums in the file's directory; reads no values."""
+        """The digest of the checksums in the file's directory; reads no values."""
         return fingerprint(self._npz.checksums())
 
     def labels(self, labelled: Labelled = True) -> Classes:

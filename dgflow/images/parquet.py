@@ -56,7 +56,7 @@ class ImageFile:
 
     @property
     def size(self) -> int:
-        """Returns the size of the file in bytes."""
+        """The size of the file in bytes."""
         return self._handle.seek(0, 2)
 
     def footer_sha256(self) -> str:

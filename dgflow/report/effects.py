@@ -38,7 +38,7 @@ class Effect:
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "unknown"]:
-        """Returns the verdict: `unclear` for an interval that contains 0; `unknown` without one, and for a
+        """The verdict: `unclear` for an interval that contains 0; `unknown` without one, and for a
         metric without a better direction."""
         if self.half is None or self.metric.nearest:
             return "unknown"

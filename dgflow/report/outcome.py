@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def table(self) -> Table | None:
-        """Returns the arms with their quantities: mean and spread over seeds. None without arms, and for a
+        """The arms with their quantities: mean and spread over seeds. None without arms, and for a
         step whose figures begin with a table of its own."""
         if not self.shown or (self.figures and isinstance(self.figures[0], Table)):
             return None
@@ -58,13 +58,13 @@ class Outcome:
 
     @property
     def tables(self) -> list[Table]:
-        """Returns the table of the arms, and those among the figures."""
+        """The table of the arms, and those among the figures."""
         own = [] if self.table is None else [self.table]
         return own + [figure for figure in self.figures if isinstance(figure, Table)]
 
     @property
     def per_seed(self) -> list[list[str]]:
-        """Returns a row per arm and seed: arm, seed, and each quantity."""
+        """A row per arm and seed: arm, seed, and each quantity."""
         rows = []
         for name, arm in self.arms.items():
             count = int(_seeds(arm, self.shown))

@@ -32,7 +32,7 @@ class Variant:
 
     @property
     def outcome(self) -> str:
-        """Returns `running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
+        """`running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
         return "running" if self.living else self.record.outcome or "ended without a word"
 
 

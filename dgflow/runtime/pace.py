@@ -75,7 +75,7 @@ class Pace:
 
     @property
     def each(self) -> float | None:
-        """Returns the seconds of work per part, as far as known."""
+        """The seconds of work per part, as far as known."""
         if not self._seconds:
             return None
         own, late = list(self._seconds), [age for age in self._ages() if age > max(self._seconds)]

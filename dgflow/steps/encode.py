@@ -121,7 +121,7 @@ class Encode(SampleStep):
 
     @property
     def _source(self) -> ImportImages:
-        """Returns the import whose source is read."""
+        """The import whose source is read."""
         assert isinstance(self.images.step, ImportImages)
         return self.images.step
 

@@ -56,8 +56,8 @@ class FrozenScore:
         return sigma_B if rounding is None else rounding(sigma_B.to(self.device)).to(sigma_B.device)
 
     def denoised(self, images: Tensor, labels: Tensor, sigma_B: Tensor, normals: Tensor) -> Noisy:
-        """Adds unit normals at levels sigma (float64) to images [b, ...] and returns the network's denoised
-        images.
+        """Adds unit normals at levels sigma (float64) to images [b, ...] and denoises them with the
+        network.
 
         Raises ValueError for labels that the network does not know.
         """

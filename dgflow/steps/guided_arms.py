@@ -44,7 +44,7 @@ class GuidedArms(ResultStep, ABC):
 
     @property
     def guides(self) -> dict[str, GuideTerm]:
-        """Returns the terms that have networks, by the path of the field that names them."""
+        """The terms that have networks, by the path of the field that names them."""
         return {
             path: term
             for name, terms in self.arms.items()
@@ -53,7 +53,7 @@ class GuidedArms(ResultStep, ABC):
 
     @property
     def networks(self) -> list[Weights]:
-        """Returns the score network and all networks that guide it."""
+        """The score network and all networks that guide it."""
         return [self.score, *(weights for term in self.guides.values() for weights in term.guides)]
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:

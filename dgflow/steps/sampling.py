@@ -110,7 +110,7 @@ class Sampling(SampleStep):
 
     @property
     def guides(self) -> dict[str, GuideTerm]:
-        """Returns the terms that have networks, by the path of the field that names them."""
+        """The terms that have networks, by the path of the field that names them."""
         return guides_of("guidance", self.guidance)
 
     @property
@@ -136,7 +136,7 @@ class Sampling(SampleStep):
 
     @property
     def sides(self) -> tuple[int, int, int]:
-        """Returns (channels, height, width) of a sample."""
+        """(channels, height, width) of a sample."""
         return self.shape.channels, self.shape.image_size, self.shape.image_size
 
     @property

@@ -90,7 +90,7 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """Returns the exit status, None while the command runs."""
+        """The exit status, None while the command runs."""
         return self._outside.poll()
 
     def kill(self) -> None:

@@ -43,7 +43,7 @@ class Cloud:
 
     @property
     def hosts(self) -> int:
-        """Returns the current number of hosts, without the head."""
+        """The current number of hosts, without the head."""
         return len(self._ends)
 
     def _serve(self) -> None:

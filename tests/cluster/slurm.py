@@ -76,7 +76,7 @@ class Slurm:
 
     @property
     def requeued(self) -> str:
-        """Returns the requests to `scontrol`."""
+        """The requests to `scontrol`."""
         asked = self.folder / "scontrol"
         return asked.read_text() if asked.exists() else ""
 

@@ -59,7 +59,7 @@ class Box:
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
-        """Returns left, right, top and bottom."""
+        """Left, right, top and bottom."""
         width = text_width(self.words)
         left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return left, left + width, self.y - 0.8 * SIZE, self.y + 0.25 * SIZE

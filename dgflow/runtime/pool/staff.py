@@ -74,7 +74,7 @@ class Staff:
 
     @property
     def ready(self) -> list[Member]:
-        """Returns the workers that can be given work."""
+        """The workers that can be given work."""
         return [member for member in self.members if member.host is not None and not member.parked]
 
     @property

@@ -112,7 +112,7 @@ class CompareTranslations(Comparison):
 
     @cached_property
     def systems(self) -> tuple[System, ...]:
-        """Returns the systems arm by arm, in ascending order of start."""
+        """The systems arm by arm, in ascending order of start."""
         found = []
         for name, arm in self.arms.items():
             starts = [_translate(part).start for part in arm]

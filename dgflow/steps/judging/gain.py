@@ -98,7 +98,7 @@ class Gain(ResultStep):
 
     @cached_property
     def term(self) -> DiscriminatorGuidance:
-        """Returns guidance by the discriminators."""
+        """Guidance by the discriminators."""
         return DiscriminatorGuidance(discriminator=self.discriminator, combine=self.combine)
 
     @property

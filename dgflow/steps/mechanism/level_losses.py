@@ -64,7 +64,7 @@ class LevelLosses:
 
     @property
     def items(self) -> list[Item]:
-        """Returns all pieces of the work."""
+        """All pieces of the work."""
         return [
             (kind, start)
             for kind, part in self.images.items()

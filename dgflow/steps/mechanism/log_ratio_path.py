@@ -92,7 +92,7 @@ class LogRatioPath(ResultStep):
 
     @cached_property
     def observed(self) -> dict[str, Sampling]:
-        """Returns the sampling steps of the arms, with `observer` as the last term of their guidance, so that
+        """The sampling steps of the arms, with `observer` as the last term of their guidance, so that
         the networks and classes of the observer are checked, loaded and evaluated like those of a guide.
         Raises ValueError for samples that are not drawn, or that are selected."""
         found = {}
@@ -150,7 +150,7 @@ class LogRatioPath(ResultStep):
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Returns the lowest and highest noise level; needs torch."""
+        """The lowest and highest noise level; needs torch."""
         score = next(iter(self.observed.values())).score
         return level_span(self.name, score, self.observer.guides, self.sigma_min, self.sigma_max)
 

@@ -112,7 +112,7 @@ class LossesByLevel(ResultStep):
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Returns the lowest and highest noise level; needs torch."""
+        """The lowest and highest noise level; needs torch."""
         guides = [weights for term in self.terms.values() for weights in term.guides]
         return level_span(self.name, self.score, guides, self.sigma_min, self.sigma_max)
 

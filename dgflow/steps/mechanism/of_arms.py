@@ -83,8 +83,8 @@ def _losses(score: Weights, guided: Mapping[str, Guide], real: Slice) -> list[Lo
 
 
 def _regeneration(own: Sampling, steps: Mapping[str, Sampling], real: Slice) -> Regeneration:
-    """Regenerates images with the arms of the score network of `own`, by its sampler, each sample with its
-    own step sizes."""
+    """Returns the step that regenerates images with the arms of the score network of `own`, by its sampler,
+    each sample with its own step sizes."""
     sampler = own.sampler
     if isinstance(sampler, RK45):
         sampler = sampler.model_copy(update={"shared_block": None})

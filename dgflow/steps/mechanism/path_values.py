@@ -60,7 +60,7 @@ class Paths:
 
     @property
     def items(self) -> list[Item]:
-        """Returns all pieces of the work; samples that share a sampler's block are in one piece."""
+        """All pieces of the work; samples that share a sampler's block are in one piece."""
         pieces: list[Item] = [(None, start) for start in range(0, self.real.rows, AT_ONCE)]
         for name, (step, indices) in self.arms.items():
             block = step.sampler.block

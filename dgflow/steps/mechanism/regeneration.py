@@ -128,7 +128,7 @@ class Regeneration(GuidedArms):
 
     @property
     def taus(self) -> list[float]:
-        """Returns the linear-VP times of the noise levels."""
+        """The linear-VP times of the noise levels."""
         return [LINEAR_VP.time(sigma) for sigma in self.sigmas]
 
     def network_evaluations(self, rows: int) -> int:

@@ -78,7 +78,7 @@ class ComparePlane(PlaneArms):
 
     @property
     def guides(self) -> dict[str, DiscriminatorGuidance]:
-        """Returns the guidance of the guided arms."""
+        """The guidance of the guided arms."""
         terms = {name: self._first(name).guidance for name in self.arms}
         return {
             name: term[0]
@@ -88,7 +88,7 @@ class ComparePlane(PlaneArms):
 
     @property
     def span(self) -> tuple[float, float]:
-        """Returns the sampler's lowest and highest noise level."""
+        """The sampler's lowest and highest noise level."""
         sampler = self._first(next(iter(self.arms))).sampler
         low, high = (getattr(sampler, name, None) for name in ("sigma_min", "sigma_max"))
         return low or 0.002, high or 80.0

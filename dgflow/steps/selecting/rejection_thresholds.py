@@ -81,7 +81,7 @@ class RejectionThresholds(ResultStep):
 
     @property
     def system(self) -> Generate:
-        """Returns the sampling step. Raises ValueError for samples that are not drawn."""
+        """The sampling step. Raises ValueError for samples that are not drawn."""
         step = self.samples.origin.step
         if not isinstance(step, Generate):
             raise ValueError(

@@ -68,7 +68,7 @@ class Sweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """Returns the combination in words for each result, by the path of its field."""
+        """The combination in words for each result, by the path of its field."""
         return {
             f"combinations.{number}.result": settings_text(each.settings)
             for number, each in enumerate(self.combinations)
@@ -119,7 +119,7 @@ class SelectedSweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """Returns the stage that each sweep is, by the path of its field."""
+        """The stage that each sweep is, by the path of its field."""
         return {"selection": "selection", "report": "report"}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:

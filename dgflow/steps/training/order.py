@@ -71,7 +71,7 @@ class Order:
 
     @cached_property
     def _begins(self) -> np.ndarray:
-        """Returns the beginning of each lane, and the end of the last."""
+        """The beginning of each lane, and the end of the last."""
         return np.arange(self.lanes + 1, dtype=np.int64) * self.rows // self.lanes
 
     @cached_property

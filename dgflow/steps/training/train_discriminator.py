@@ -315,7 +315,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def drawn_range(self) -> tuple[float, float]:
-        """Returns the noise levels that training draws from; needs torch for the published ones."""
+        """The noise levels that training draws from; needs torch for the published ones."""
         if self.times == "log-uniform":
             return self.sigma_min, self.sigma_max
         from dgflow.diffusion.times import sigma_from_tau
@@ -328,7 +328,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def held_out_pairs(self) -> int:
-        """Returns the number of real rows, and of fake ones by their shares, that are measured: equally many
+        """The number of real rows, and of fake ones by their shares, that are measured: equally many
         of each kind, so that the loss at chance is known."""
         real, *fakes = (self.split(name)[1] for name in self.slice_names)
         return min(real, most_rows(fakes, self.shares))
@@ -348,7 +348,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def gain_images(self) -> int:
-        """Returns the number of held-out real images that Gain is measured on, each at every noise level."""
+        """The number of held-out real images that Gain is measured on, each at every noise level."""
         if self.gain_of is None:
             return 0
         return measured_images(self._held_out_real, self.shape, self.levels)
