@@ -24,7 +24,7 @@ def workflow(
     ] = 2.0,
     second_order_weight: Annotated[
         float | Literal["gain"] | None,
-        "the weight in Heun's second-order correction; by default guidance_weight",
+        "weight of the discriminator's gradient in Heun's second order; by default guidance_weight",
     ] = None,
     tau_min: dg.options.TauMinOrGain = 0.02,
     tau_max: dg.options.TauMaxOrGain = 0.6,
@@ -32,7 +32,7 @@ def workflow(
         bool, "twice the weight for samples that look fake, in every second step, as the paper's EDM-G++"
     ] = False,
     score_epochs: Annotated[
-        int, "score network's passes over the real images; a better model leaves less to correct"
+        int, "the score network's passes over the real images; a better model leaves less to correct"
     ] = 20,
     epochs: Annotated[
         int, "the discriminator's passes over the real images; the best by held-out loss guides"

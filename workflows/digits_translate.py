@@ -30,7 +30,7 @@ def workflow(
     ),
     steps: dg.options.Steps = 12,
     guidance_weight: Annotated[float, "weight of the discriminators' gradient, in both orders"] = 1.0,
-    score_epochs: Annotated[int, "score network's passes over the target images"] = 30,
+    score_epochs: Annotated[int, "the score network's passes over the target images"] = 30,
     epochs: Annotated[
         int, "a discriminator's passes over the target images; the best by held-out loss guides"
     ] = 8,

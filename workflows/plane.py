@@ -33,7 +33,7 @@ def workflow(
     steps: dg.options.Steps = 12,
     guidance_weight: Annotated[float, "weight of the log-ratio's gradient (1 for an exact log-ratio)"] = 1.0,
     second_order_weight: Annotated[
-        float | None, "the weight in Heun's second-order correction; by default guidance_weight"
+        float | None, "weight of the gradient in Heun's second order; by default guidance_weight"
     ] = None,
     tau_min: dg.options.TauMin = 0.0,
     tau_max: dg.options.TauMax = 1.0,

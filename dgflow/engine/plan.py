@@ -27,8 +27,8 @@ class StepPlan:
 
     node: Node
     wanted: list[int]
-    bound: Bound | None  # committed parts of these inputs -> receipt's key
-    done: dict[int, str] = field(default_factory=dict)  # part made from these inputs to its receipt's key
+    bound: Bound | None  # the step's inputs, None while they are incomplete
+    done: dict[int, str] = field(default_factory=dict)  # committed parts of these inputs -> receipt's key
     copies: dict[int, Copy] = field(default_factory=dict)  # missing parts that can be copied instead of built
     action: Action = "build"
     reason: str = ""

@@ -197,7 +197,7 @@ def _check_manifests(
                     "them",
                     entry.receipt,
                 )
-            elif receipt and receipt.key != entry.key:  # equal rows in other bytes; readers take the sealed
+            elif receipt and receipt.key != entry.key:  # readers use the sealed bytes
                 expected = f"{key}: expected the data of {receipt.part} at {receipt.key}"
                 verified.damage(
                     f"{expected}, found {entry.key}; run `verify --repair` to seal the slice again", key

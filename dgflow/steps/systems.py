@@ -33,7 +33,7 @@ class System(NamedTuple):
 
     score: ScoreModel
     terms: Sequence[Guide]
-    classes: int  # of the labels that the networks receive, 0 for none
+    classes: int  # number of classes of the labels that the networks receive, 0 for none
     one_graph: OneGraph | None = None  # the graph of `terms`, if the system is compiled
     watch: Watch | None = None  # the watch of `terms`, in float16
 

@@ -27,7 +27,7 @@ class Item:
     attempts: int = 0
     calls: int = 0
     done: bool = False
-    failed_on: dict[str, int] = field(default_factory=dict)  # host: its successes at that time
+    failed_on: dict[str, int] = field(default_factory=dict)  # host -> its successes at that time
     failed_at: set[Place] = field(default_factory=set)
 
 

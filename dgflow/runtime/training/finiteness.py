@@ -20,7 +20,7 @@ class Finite:
     """
 
     task: TrainingTask
-    name: str  # of the training step
+    name: str  # name of the training step
     epoch: int
 
     def check(self, total: Tensor, bad: bool, step: int) -> None:

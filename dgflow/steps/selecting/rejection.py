@@ -54,7 +54,7 @@ class Rejection(SelectionSpec):
     at: Literal["steps", "end"] = "steps"
     backsteps: int | None = Field(default=1, gt=0)
     min_backsteps: int = Field(default=0, ge=0)
-    max_backsteps: int | None = Field(default=None, gt=0)  # None: until the end of the path
+    max_backsteps: int | None = Field(default=None, gt=0)  # last tested position; None: the end of the path
     budget: int | None = Field(default=None, gt=0)
     max_checks: Annotated[int, PLACEMENT, Field(gt=0)] = 10_000
 

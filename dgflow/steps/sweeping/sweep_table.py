@@ -61,10 +61,10 @@ class SweepTable:
     that are the same in all of them."""
 
     title: str
-    parameters: tuple[str, ...]  # in which the rows differ
+    parameters: tuple[str, ...]  # names of the parameters in which the rows differ
     over: tuple[str, ...]
     zipped: bool
-    quantities: Mapping[str, Metric]  # that the rows have
+    quantities: Mapping[str, Metric]  # quantities that the rows have
     rows: Sequence[Row]
     references: Sequence[Row]
     best: Mapping[str, Best] = field(default_factory=dict)

@@ -135,10 +135,12 @@ class TrainDiscriminator(TrainStep):
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
     loss: Annotated[LossName, LATER] = "bce"
-    score: Annotated[Weights | None, LATER] = None  # only for loss="bce+gradient", like the next
+    score: Annotated[Weights | None, LATER] = None  # the network to be guided; only for loss="bce+gradient"
     gradient_weight: Annotated[float, LATER] = Field(default=1.0, gt=0, allow_inf_nan=False)
     gain_of: Annotated[Weights | None, LATER] = None
-    bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
+    bootstrap: Annotated[int | None, LATER] = Field(
+        default=None, ge=0, lt=2**63
+    )  # number of the resample; None: none
     process: Annotated[ProcessName, LATER] = "linear-vp"
     noise: Annotated[NoiseName, LATER] = "linear_vp"
 

@@ -54,7 +54,7 @@ class TrainScore(TrainStep):
     conditional: bool = True
     P_mean: float = -1.2
     P_std: float = 1.2
-    ema_halflife: int = Field(default=500_000, gt=0)  # images
+    ema_halflife: int = Field(default=500_000, gt=0)  # in images
     start: Annotated[Weights | None, LATER] = None
     weighting: Annotated[RatioWeighting | None, LATER] = None
 
