@@ -138,9 +138,7 @@ class TrainDiscriminator(TrainStep):
     score: Annotated[Weights | None, LATER] = None  # the network to be guided; only for loss="bce+gradient"
     gradient_weight: Annotated[float, LATER] = Field(default=1.0, gt=0, allow_inf_nan=False)
     gain_of: Annotated[Weights | None, LATER] = None
-    bootstrap: Annotated[int | None, LATER] = Field(
-        default=None, ge=0, lt=2**63
-    )  # number of the resample; None: none
+    bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
     process: Annotated[ProcessName, LATER] = "linear-vp"
     noise: Annotated[NoiseName, LATER] = "linear_vp"
 
