@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class StepFailed(RuntimeError):
-    """A step could not be completed; its committed parts stay."""
+    """Raised if a step could not be completed; its committed parts stay."""
 
 
 @dataclass(frozen=True)

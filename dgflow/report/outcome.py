@@ -18,14 +18,14 @@ from dgflow.store.objects import ObjectStore
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result step and the content of its file."""
+    """A step that makes a result, and the content of its file."""
 
     step: ResultStep
     content: bytes
 
     @cached_property
     def arms(self) -> Mapping[str, Mapping[str, Any]]:
-        """The arms that it compares, by name."""
+        """The arms that the result compares, by name."""
         return self.step.compared(self.content)
 
     @cached_property

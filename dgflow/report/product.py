@@ -15,7 +15,8 @@ from dgflow.store.open import as_typed
 
 @dataclass(frozen=True)
 class Product:
-    """Lines for people, and the same as JSON data: `step`, and `address` of samples or `path` of a file."""
+    """A recipe's product as lines for people, and as JSON data: `step`, and `address` of samples or `path` of
+    a file."""
 
     lines: list[str]
     made: dict[str, Any]

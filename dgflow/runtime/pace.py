@@ -62,7 +62,7 @@ class Pace:
         self._ends.append(now)
 
     def within(self, share: float, seconds: float) -> None:
-        """Records that the only part in flight is done to this share, after so many seconds of work."""
+        """Records that the only part in flight is done to this share, after `seconds` of work."""
         if 0.0 < share <= 1.0 and seconds > 0.0:
             start = self._clock() - seconds
             if self._ends:

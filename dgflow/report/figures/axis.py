@@ -13,7 +13,7 @@ FEW, SHORT = 8, 4  # limits up to which a logarithmic axis names the values them
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` over the user units from `first` to `last`."""
+    """An axis with values from `low` to `high` over the user units from `first` to `last`."""
 
     low: float  # on a logarithmic axis `low` and `high` are powers of ten
     high: float

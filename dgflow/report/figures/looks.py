@@ -25,7 +25,8 @@ LOOKS = len(_MARKERS)  # the style sheet has as many colours
 
 @dataclass(frozen=True)
 class Look:
-    """`colour` is the number of a colour of the style sheet; `dash` is None for points without a line."""
+    """The look of a curve: `colour` is the number of a colour of the style sheet; `dash` is None for points
+    without a line."""
 
     colour: int
     dash: str | None

@@ -36,19 +36,19 @@ TWICE = 2
 class Likelihood(LikelihoodFields):
     """Bits per dimension of `real` under the probability-flow ODE of `score`, guided by each arm's terms.
 
-    With x = (pixel + u - 1/2) / 127.5 - 1, u uniform in [0, 1), and x_s = x + s z, z normal, the file has for
-    every arm and noise level s, as means over the images with their standard errors:
+    With x = (pixel + u - 1/2) / 127.5 - 1, u uniform in [0, 1), and x_s = x + s z, z normal, the file holds
+    for every arm and noise level s, as means over the images with their standard errors:
 
     - `nll`: -log2 p_s(x_s) per dimension plus log2 127.5, with p_s the density of the ODE's samples at s
       (Song et al. 2021, section D.2; `dgflow.diffusion.likelihood`). It is an upper bound of the negative
-      log-likelihood of the pixels under samples to which noise of s is added once more. `noised=False` takes
-      -log2 p_s(x), as score_sde does.
-    - `nelbo`: the bound of `nll` that needs no ODE (Kim et al. 2023, appendix A.3): of the diffusion, not of
-      the ODE.
+      log-likelihood of the pixels under samples to which noise of level s is added again. `noised=False`
+      takes -log2 p_s(x), as score_sde does.
+    - `nelbo`: the bound of `nll` that needs no ODE (Kim et al. 2023, appendix A.3); it bounds the likelihood
+      of the diffusion, not that of the ODE.
     - `nfe`: the evaluations of the ODE's slope per image.
 
-    Arms after the first also have their changes from it, image by image. Arms in another order share the
-    file, and with it the arm that changes are from.
+    Arms after the first also have their changes from the first arm, image by image. Arms in another order
+    share the file, and with it the arm that changes are measured from.
 
     A term acts with its `weight` at every noise level of its window: the weight of a flow is the mean of the
     two orders' weights of Heun's step. Labels are those of the images. The fields are those of

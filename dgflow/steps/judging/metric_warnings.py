@@ -1,4 +1,4 @@
-"""The reasons to doubt the numbers of a `Measure`, and other facts for a reader of them."""
+"""Warnings about the numbers of a `Measure`, and other facts for its readers."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class ImportImages(ListedImages):
     other fields are those of `ListedImages`.
 
     Args:
-        skip_broken: up to so many pictures that cannot be decoded or prepared are left out, and named in the
-            manifest; needs `num_images`, and reads everything once in advance. If fewer are broken, intact
+        skip_broken: the maximum number of pictures to leave out because they cannot be decoded or prepared;
+            the manifest names them. Needs `num_images`, and reads everything once in advance. If fewer are broken, intact
             ones are left out too: the number of images is always `num_images` - `skip_broken`. With 0 the
             first broken picture ends the import.
         seed: of the order.
