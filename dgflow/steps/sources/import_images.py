@@ -40,9 +40,9 @@ class ImportImages(ListedImages):
 
     Args:
         skip_broken: the maximum number of pictures to leave out because they cannot be decoded or prepared;
-            the manifest names them. Needs `num_images`, and reads everything once in advance. If fewer are broken, intact
-            ones are left out too: the number of images is always `num_images` - `skip_broken`. With 0 the
-            first broken picture ends the import.
+            the manifest names them. Needs `num_images`, and reads everything once in advance. If fewer are
+            broken, intact ones are left out too: the number of images is always `num_images` - `skip_broken`.
+            With 0 the first broken picture ends the import.
         seed: of the order.
     """
 
