@@ -21,8 +21,9 @@ class Digests(NamedTuple):
     """The digest of a set of images, and the digests of its rows, with which a reader of a few rows verifies
     only those.
 
-    Attributes: whole: sha256 of all rows and labels, 64 hex digits. rows: sha256 of each row, uint8 [rows,
-    32]; None if a reader verifies all rows in any case.
+    Attributes:
+        whole: sha256 of all rows and labels, 64 hex digits.
+        rows: sha256 of each row, uint8 [rows, 32]; None if a reader verifies all rows in any case.
     """
 
     whole: str

@@ -15,8 +15,9 @@ class Unordered(ValueError):
     """Raised if the images' indices are not consecutive. For samples, some are missing; for a reference, the
     indices may be those of a larger set.
 
-    Attributes: order: int64 [rows], the order in which the images are taken nevertheless. note: a remark that
-    is added in that case.
+    Attributes:
+        order: int64 [rows], the order in which the images are taken nevertheless.
+        note: a remark that is added in that case.
     """
 
     def __init__(self, message: str, order: np.ndarray, note: str) -> None:

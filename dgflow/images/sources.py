@@ -32,11 +32,13 @@ class FileImages:
     Picklable, with the listing and the known digests: another process lists nothing and opens only the files
     of the rows that it reads.
 
-    Attributes: source: the source as given; a source that contains secrets is refused. labels: classes, int64
-    [rows]; None if there are none. first_index: the index of row 0, if the rows carry consecutive indices;
-    else None. gap: the error for indices that are not consecutive, for callers that need all samples; else
-    None. split: the split that is read, if the source has others, which are left out; else "". notes: remarks
-    for people, such as labels that were left out; `look` adds more.
+    Attributes:
+        source: the source as given; a source that contains secrets is refused.
+        labels: classes, int64 [rows]; None if there are none.
+        first_index: the index of row 0, if the rows carry consecutive indices; else None.
+        gap: the error for indices that are not consecutive, for callers that need all samples; else None.
+        split: the split that is read, if the source has others, which are left out; else "".
+        notes: remarks for people, such as labels that were left out; `look` adds more.
     """
 
     seed: int | None = None

@@ -34,9 +34,11 @@ _ADDRESS = re.compile(r"(?P<base>.*[^/@])@(?P<split>[A-Za-z][\w.-]*)")
 class Split(NamedTuple):
     """The part of a source that is read.
 
-    Attributes: names: of its files, in order. name: of the split, "" if the source has no others. left_out:
-    the other splits, with their numbers of files. level: the depth of the folder that names the split and is
-    not a class; None if no folder does.
+    Attributes:
+        names: of its files, in order.
+        name: of the split, "" if the source has no others.
+        left_out: the other splits, with their numbers of files.
+        level: the depth of the folder that names the split and is not a class; None if no folder does.
     """
 
     names: list[str]

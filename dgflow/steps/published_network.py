@@ -33,9 +33,11 @@ _HUB = re.compile(r"hf:(?P<path>[^@?#]+)(?P<revision>@[^?#]+)?")
 class PublishedNetwork(BaseModel):
     """A network of a published folder.
 
-    Attributes: network: the class of its spec, and all fields that are not in `reads` as plain data. reads:
-    the fields of the network that are other networks' weights: the name of a network of the catalogue, or a
-    network in the same folder. file: the name of its weights, safetensors.
+    Attributes:
+        network: the class of its spec, and all fields that are not in `reads` as plain data.
+        reads: the fields of the network that are other networks' weights: the name of a network of the
+            catalogue, or a network in the same folder.
+        file: the name of its weights, safetensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # other entries are information for people

@@ -44,8 +44,8 @@ class PublishedStatistics(ResultStep):
     Args:
         source: the name of a file in the catalogue, or a source as for `Pretrained`.
         image_size: side in pixels of the images that were measured; arms of another size are refused.
-        spatial: the file has `mu_s` and `sigma_s`, for sFID. sha256: checked if given; otherwise the file's
-            digest is locked in the root at first use.
+        spatial: the file has `mu_s` and `sigma_s`, for sFID.
+        sha256: checked if given; otherwise the file's digest is locked in the root at first use.
         made_up: random numbers, written for a smoke run; results against them are meaningless.
     """
 
