@@ -52,7 +52,7 @@ class Waited(SampleStep):
 
     shard_size: int = 16
     seconds: float
-    marks: str  # a file: a line of (shard, process) for every shard that is started
+    marks: str  # path of a file with one line (shard, process) per started shard
     broken: int = -1
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:

@@ -3,7 +3,6 @@
 import ast
 import inspect
 import pkgutil
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -64,5 +63,5 @@ def default(value: ast.expr | None) -> str:
 
 def row(field: Field) -> str:
     shown = f"`{field.default}`" if field.default else ""
-    cells = (f"`{field.name}`", f"`{field.kind}`", shown, re.sub(r"\|", "&#124;", field.comment))
+    cells = (f"`{field.name}`", f"`{field.kind}`", shown, field.comment.replace("|", "&#124;"))
     return f"| {' | '.join(cells)} |"

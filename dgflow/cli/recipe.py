@@ -34,8 +34,8 @@ from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
 from dgflow.report.layout import UNLIMITED, terminal_width, wrapped
-from dgflow.report.page_file import INDEX, PAGE, page_of
-from dgflow.report.pages import write_pages
+from dgflow.report.page_file import PAGE
+from dgflow.report.pages import page_lines, write_pages
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.report.seen import of_plan
 from dgflow.runtime.placement import Placement
@@ -293,12 +293,10 @@ def _report(
         beside = write_pages(store, target.name, text)
     except StoreError as error:  # a read-only root
         failure = error
-    if failure is None or output is not None:
-        print(f"report: {output or f'{store.url}/{PAGE}'}")
-    if beside is not None:
-        print(f"the page of {beside} before it: {store.url}/{page_of(beside)}")
-    if failure is None and store.size(INDEX) is not None:
-        print(f"all variants of this root: {store.url}/{INDEX}")
+    if failure is None:
+        print(*page_lines(store, beside, output), sep="\n")
+    elif output is not None:
+        print(f"report: {output}")
     print(f"\n{summary.table(result)}")
     if json:
         print_json(summary.as_json(result))

@@ -16,8 +16,7 @@ from dgflow.engine.networks import check_sizes
 from dgflow.engine.plan import plan
 from dgflow.files.outputs import write_output
 from dgflow.report import page, sweep_text
-from dgflow.report.page_file import INDEX, PAGE, page_of
-from dgflow.report.pages import write_pages
+from dgflow.report.pages import page_lines, write_pages
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -230,9 +229,4 @@ def _put_page(target: ResultStep, store: ObjectStore, question: Asked, options: 
     except StoreError as error:
         tell(f"the page is not written: {error}")
         return
-    print(f"report: {store.url}/{PAGE}", file=options.out)
-    if beside is not None:
-        print(f"the page of {beside} before it: {store.url}/{page_of(beside)}", file=options.out)
-    if store.size(INDEX) is not None:
-        print(f"all variants of this root: {store.url}/{INDEX}", file=options.out)
-    print(file=options.out)
+    print(*page_lines(store, beside), "", sep="\n", file=options.out)

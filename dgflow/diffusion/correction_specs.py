@@ -22,10 +22,11 @@ class NetworkGuidance(NetworkSettings):
 
     `network` determines the method: a smaller or less trained network gives autoguidance (Karras et al.
     2024); a copy trained further on its own samples gives SIMS (Alemohammad et al. 2024), whose w is weight -
-    1; a network without classes gives classifier-free guidance. A range of noise levels gives guidance in an
-    interval (Kynkäänniemi et al. 2024): a step that begins in the range is guided in both of its evaluations.
-    An adaptive solver (RK45) and a likelihood have no such steps, and are guided at the levels within the
-    range. Outside the range `network` is not evaluated.
+    1; a network without classes gives classifier-free guidance.
+
+    A range of noise levels gives guidance in an interval (Kynkäänniemi et al. 2024): a step that begins in
+    the range is guided in both of its evaluations. An adaptive solver (RK45) and a likelihood have no such
+    steps, and are guided at the levels within the range. Outside the range `network` is not evaluated.
 
     `network` receives the sample's class if it has classes. With `without_class` it receives its null class
     instead (DiT): with the weights of the score network, this is classifier-free guidance of all channels in

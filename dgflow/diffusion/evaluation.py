@@ -49,7 +49,7 @@ class OfPredictor:
 
 
 class Place(NamedTuple):
-    """Where a sampler stands when it evaluates: the fields of a `Point` without its images."""
+    """The position of a sampler at an evaluation: the fields of a `Point` without its images."""
 
     sigma: Tensor
     class_labels: Tensor | None

@@ -34,7 +34,7 @@ class WideSequential(Wide, nn.Sequential):
 
 
 def to_float16(network: nn.Module) -> None:
-    """Convert a network in place, but for norms, embeddings and `Wide` modules.
+    """Convert a network in place, except for norms, embeddings and `Wide` modules.
 
     Raises ValueError, naming the weights, for some that float16 cannot hold: above 65,504, or so small that
     all of a tensor would become 0.

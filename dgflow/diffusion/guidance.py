@@ -188,6 +188,12 @@ def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Ten
     return denoised + per_sample(sigma.square(), denoised) * advice.gradient
 
 
+def acting(guidance: Sequence[Guide], order: int, sigmas: Bounds, began: Bounds) -> list[bool]:
+    """True for each entry that is evaluated at noise levels within `sigmas`, in steps that began within
+    `began`; no network is evaluated."""
+    return [getattr(entry, "acts", lambda *_: True)(order, sigmas, began) for entry in guidance]
+
+
 def asked_of(
     guidance: Sequence[Guide], asked: Sequence[bool], order: int, groups: Sequence[tuple[Bounds, Bounds]]
 ) -> np.ndarray:
@@ -199,8 +205,8 @@ def asked_of(
     """
 
     def own(sigmas: Bounds, began: Bounds) -> list[bool]:
-        acts = (getattr(entry, "acts", lambda *_: True) for entry in guidance)
-        return [due and each(order, sigmas, began) for due, each in zip(asked, acts, strict=True)]
+        acts = acting(guidance, order, sigmas, began)
+        return [due and act for due, act in zip(asked, acts, strict=True)]
 
     return np.array([own(*group) for group in groups], bool).reshape(len(groups), len(guidance))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dgflow.diffusion.evaluation import Network, Place, eagerly
-from dgflow.diffusion.guidance import ANYWHERE, Advice, Bounds, Correction, Guide, LogRatios, Point
+from dgflow.diffusion.guidance import ANYWHERE, Advice, Correction, Guide, LogRatios, Point, acting
 
 PADDED = 0.75
 """The share of a known batch size from which a smaller batch is padded to it, and not compiled anew: the
@@ -43,14 +43,13 @@ class OneGraph:
         self, network: Network, state: tuple[Tensor, ...], guidance: Sequence[Guide], place: Place
     ) -> tuple[Advice, Tensor | None]:
         """See `evaluation.Evaluate`."""
-        began = place.sigma if place.step_sigma is None else place.step_sigma
+        began, began_bounds = place.point(state[0], state[0]).began
         if began is place.sigma:  # without churn; a graph's inputs must be tensors of their own
             began = began.clone()
-        began_bounds = place.sigma_bounds if place.step_bounds is None else place.step_bounds
-        acts = tuple(_acts(entry, place.order, place.sigma_bounds, began_bounds) for entry in guidance)
-        for entry, acting in zip(guidance, acts, strict=True):
+        acts = tuple(acting(guidance, place.order, place.sigma_bounds, began_bounds))
+        for entry, act in zip(guidance, acts, strict=True):
             check = getattr(entry, "check", None)
-            if acting and check is not None:
+            if act and check is not None:
                 check(place.sigma_bounds, began_bounds)
         # The order means nothing where nothing acts.
         kind = _Kind(network, place.order if any(acts) else 1, acts, place.class_labels is not None)
@@ -80,8 +79,8 @@ class OneGraph:
 
     def _compiled(self, kind: _Kind, guidance: Sequence[Guide], given: tuple[Tensor, ...]) -> _Graph:
         guides = [
-            entry if acting else _IDLE[isinstance(entry, Correction)]
-            for entry, acting in zip(guidance, kind.acts, strict=True)
+            entry if acts else _IDLE[isinstance(entry, Correction)]
+            for entry, acts in zip(guidance, kind.acts, strict=True)
         ]
         asked: list[bool] = []
 
@@ -115,7 +114,7 @@ class OneGraph:
 
 
 class _Kind(NamedTuple):
-    """What chooses a graph: the network, the order of the evaluation, the entries of guidance that act, and
+    """The key of a graph: the network, the order of the evaluation, the entries of guidance that act, and
     whether there are class labels."""
 
     network: Network
@@ -145,11 +144,6 @@ class _Graph:
         assert denoised is not None
         found: LogRatios = log_ratios
         return Advice(denoised, gradient, found, self.asked), v
-
-
-def _acts(entry: Guide, order: int, sigmas: Bounds, began: Bounds) -> bool:
-    acts = getattr(entry, "acts", None)
-    return True if acts is None else acts(order, sigmas, began)
 
 
 class _IdleTerm:

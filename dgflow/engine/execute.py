@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.networks import check_built, check_sizes
 from dgflow.engine.plan import StepPlan, look, plan
@@ -251,7 +251,13 @@ def _result(step: Step, step_store: StepStore, bound: Bound, workers: Workers, a
     gpu = step.network_evaluations(1) > 0
     if not gpu:
         workers.release_gpus()
-    make_result(step, step_store, bound, workers.store, partial(workers.spread, step, "part", gpu))
+
+    def spread(
+        make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
+    ) -> None:
+        workers.finish(workers.add(step, "part", gpu, make, items, take))
+
+    make_result(step, step_store, bound, workers.store, spread)
     advance(1)
 
 

@@ -159,20 +159,11 @@ class Workers:
             finally:
                 self._leave()
 
-    def spread(
-        self,
-        step: Step,
-        unit: str,
-        gpu: bool,
-        make: Callable[[], Callable[[Any], Any]],
-        items: Sequence[Any],
-        take: Callable[[Any, Any], None],
-    ) -> None:
-        """Returns a `Spread` over the workers, which continue with the other steps as well.
+    def finish(self, shared: Shared) -> None:
+        """Waits for work that was added; the workers continue with the other steps as well.
 
         Raises StepFailed if an item was given up, or no worker could be started.
         """
-        shared = self.add(step, unit, gpu, make, items, take)
         while not shared.over:
             self.turn()
         shared.check()

@@ -62,10 +62,6 @@ class Effect:
         """Formats the change: `−1.78`."""
         return self._signed(self.change)
 
-    def shown(self, value: float) -> str:
-        """Formats a value of the metric with its decimals."""
-        return f"{value:z,.{self.metric.decimals}f}"
-
     def _signed(self, value: float) -> str:
         return f"{value:+z,.{self.metric.decimals}f}".replace("-", "−")
 

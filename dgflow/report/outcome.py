@@ -110,4 +110,4 @@ def _seeds(arm: Mapping[str, Any], shown: Mapping[str, Metric]) -> str:
 def of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
     """Returns the value of one seed, empty if there is none: a quantity may be one number for all seeds."""
     own = [] if value is None else value["per_seed"]
-    return f"{own[number]:z,.{metric.decimals}f}" if number < len(own) else ""
+    return metric.shown(own[number]) if number < len(own) else ""

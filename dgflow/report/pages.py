@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgflow.report.page_file import INDEX, put_page
+from dgflow.report.page_file import INDEX, PAGE, page_of, put_page
 from dgflow.report.root_index import render_index
 from dgflow.store.objects import ObjectStore
 
@@ -14,3 +14,14 @@ def write_pages(store: ObjectStore, target: str, text: bytes) -> str | None:
     if (index := render_index(store)) is not None:
         store.put(INDEX, index.encode())
     return other
+
+
+def page_lines(store: ObjectStore, other: str | None, page: str | None = None) -> list[str]:
+    """Returns a line for the page, which is at `page` or in the root; for the kept page of the variant
+    `other`, which `write_pages` returned; and for the index, if there is one."""
+    lines = [f"report: {page or f'{store.url}/{PAGE}'}"]
+    if other is not None:
+        lines.append(f"the page of {other} before it: {store.url}/{page_of(other)}")
+    if store.size(INDEX) is not None:
+        lines.append(f"all variants of this root: {store.url}/{INDEX}")
+    return lines

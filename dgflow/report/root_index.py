@@ -4,6 +4,7 @@ arms. Reads the records of runs and the files of their last steps."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -62,7 +63,7 @@ def _figure(title: str, found: Sequence[tuple[str, Effect]]) -> dict[str, Any]:
 
 
 def _cells(effect: Effect) -> list[str]:
-    return [effect.arm, effect.metric.heading, effect.shown(effect.after), effect.words]
+    return [effect.arm, effect.metric.heading, effect.metric.shown(effect.after), effect.words]
 
 
 def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
@@ -98,6 +99,4 @@ def _link(target: str, label: str, names: Sequence[str] | Mapping[str, Any]) -> 
 
 
 def _day(seconds: float) -> str:
-    from datetime import UTC, datetime
-
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

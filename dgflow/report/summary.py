@@ -204,7 +204,7 @@ def table_rows(summary: Summary) -> list[list[str]]:
     floor = result["floor"]
     if floor is None:
         return rows
-    cells = [f"{floor[key]:z,.{metric.decimals}f}" if key in floor else "" for key, metric in shown.items()]
+    cells = [metric.shown(floor[key]) if key in floor else "" for key, metric in shown.items()]
     return [*rows, [FLOOR, *cells, f"{floor['n']:,}", ""]]
 
 

@@ -51,17 +51,12 @@ def verdict(summary: Summary) -> dict[str, Any] | None:
     }
 
 
-def direction(metric: Metric) -> str:
-    """Returns the better direction: `lower is better`."""
-    nearest = f"nearer to {metric.nearest}" if metric.nearest else None
-    return f"{nearest or ('lower' if metric.lower_is_better else 'higher')} is better"
-
-
 def sentence(effect: Effect) -> str:
     """Formats an effect: `guided lowers FID from 3.19 to 1.41.`"""
     verb = "lowers" if effect.change < 0 else "raises" if effect.change > 0 else "keeps"
-    before, after = effect.shown(effect.before), effect.shown(effect.after)
-    return f"{effect.arm} {verb} {effect.metric.heading} from {before} to {after}."
+    metric = effect.metric
+    before, after = metric.shown(effect.before), metric.shown(effect.after)
+    return f"{effect.arm} {verb} {metric.heading} from {before} to {after}."
 
 
 def _how(found: Sequence[Effect]) -> str:
@@ -97,7 +92,7 @@ def effect_dots(found: Sequence[Effect], labels: Sequence[str] = ()) -> Dots:
         Dot(label, each.change, each.words, each.half)
         for label, each in zip(labels or [each.arm for each in found], found, strict=True)
     ]
-    better = "" if metric.nearest else f"; {direction(metric)}"
+    better = "" if metric.nearest else f"; {metric.better} is better"
     return Dots("", rows, f"change of {metric.heading}{better}", (0.0, "no change"))
 
 
@@ -130,5 +125,5 @@ def _arms(step: ResultStep, arms: Arms, name: str, metric: Metric, floor: Mappin
         if name in values
     ]
     if floor and name in floor:
-        rows.append(Dot(FLOOR, floor[name], f"{floor[name]:z,.{metric.decimals}f}", colour=GREY))
-    return Dots(metric.heading, rows, f"{metric.heading}; {direction(metric)}")
+        rows.append(Dot(FLOOR, floor[name], metric.shown(floor[name]), colour=GREY))
+    return Dots(metric.heading, rows, f"{metric.heading}; {metric.better} is better")

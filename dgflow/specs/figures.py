@@ -22,16 +22,24 @@ class Metric:
     lower_is_better: bool = True
     nearest: str = ""
 
+    @property
+    def better(self) -> str:
+        """The better direction: `lower`, `higher` or `nearer to ...`."""
+        if self.nearest:
+            return f"nearer to {self.nearest}"
+        return "lower" if self.lower_is_better else "higher"
+
+    def shown(self, value: float) -> str:
+        """Formats a value with the metric's decimals; a value that rounds to zero has no sign."""
+        return f"{value:z,.{self.decimals}f}"
+
 
 def directions(metrics: Iterable[Metric]) -> str:
     """The better direction of each metric, for a table's note."""
     headings: dict[str, list[str]] = {}
     for metric in metrics:
-        value = "lower" if metric.lower_is_better else "higher"
-        if metric.nearest:
-            value = f"nearer to {metric.nearest}"
-        headings.setdefault(value, []).append(metric.heading)
-    return "; ".join(f"{', '.join(names)}: {value} is better" for value, names in headings.items())
+        headings.setdefault(metric.better, []).append(metric.heading)
+    return "; ".join(f"{', '.join(names)}: {better} is better" for better, names in headings.items())
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def value_text(value: Mapping[str, Any], decimals: int) -> str:
-    """Formats mean and spread, as in `29.49 ± 0.41`; without the spread if it is unknown. A value that rounds
-    to zero has no sign."""
+    """Formats mean and spread, as in `29.49 ± 0.41`; without the spread if it is unknown. A value that
+    rounds to zero has no sign."""
     numbers = [value["mean"], *([] if value["spread"] is None else [value["spread"]])]
     return " ± ".join(f"{each:z,.{decimals}f}" for each in numbers)
 

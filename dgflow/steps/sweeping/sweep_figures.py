@@ -64,7 +64,7 @@ def value_shown(value: Value | None, metric: Metric) -> str:
     """Formats a value, as in `29.49 ± 0.41`, without a sign if it rounds to zero; empty if there is none."""
     if value is None:
         return ""
-    text = f"{value.mean:z,.{metric.decimals}f}"
+    text = metric.shown(value.mean)
     return text if value.half_width is None else f"{text} ± {value.half_width:,.{metric.decimals}f}"
 
 
