@@ -34,8 +34,8 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 def _not_float16(value: Any) -> Any:
     if value == "float16":
         raise ValueError(
-            'expected "float32" or "bfloat16", found "float16", which is for sampling alone: trainings would '
-            "have to scale their losses in it, which nothing that is rebuilt here was published with"
+            'expected "float32" or "bfloat16", found "float16", which is for sampling alone: a training in '
+            "it needs loss scaling, which is not implemented; take one of the two"
         )
     return value
 

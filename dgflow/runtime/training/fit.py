@@ -190,8 +190,8 @@ def fit(
 def _waiting(holder: Claim, name: str) -> str:
     return (
         f"waiting: process {holder.pid} on {holder.host} has trained {name} for {duration(holder.seconds)}. "
-        "This run takes its epochs as they come, and goes on by itself where that process ends or gives no "
-        f"sign of life for {STALE_SECONDS:.0f} s. To go on here at once, end it"
+        "This run uses its epochs as they appear, and takes over if that process ends or gives no sign of "
+        f"life for {STALE_SECONDS:.0f} s. To continue here immediately, end that process"
     )
 
 
