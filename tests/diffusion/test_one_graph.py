@@ -113,7 +113,7 @@ def test_corrections_act_within_their_range_as_they_do_eagerly():
 def test_no_step_reads_a_number_of_the_device(sample):
     # Tensors of the meta device have no values: reading one fails.
     assert sample([DiscriminatorTerm(log_ratio, BOOSTED)], device="meta").x.is_meta
-    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+    with pytest.raises(RuntimeError, match="meta"):
         sample([waiting], device="meta")
 
 
