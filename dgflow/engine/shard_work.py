@@ -14,6 +14,7 @@ from dgflow.engine.lengths import Copy, copied
 from dgflow.engine.preview import leaves
 from dgflow.specs.bound import Bound
 from dgflow.specs.step import MeasuredColumns, SampleStep
+from dgflow.specs.trajectory import Followed
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 
@@ -30,14 +31,19 @@ def shard_work(
     """Loads once. The returned function builds and commits one shard and returns the seconds that it took; 0
     for a shard that was already committed, or that is one of `copies`. An error is noted, then raised.
 
-    While the shard `first` is built, its first rows are written as the step's preview.
+    While the shard `first` is built, its first rows are written as the step's preview, and the path of its
+    first sample as a `Trajectory`.
     """
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
 
     if first is not None and first not in copies:
         start, stop = step.shard_range(first)
-        inputs = replace(inputs, show=leaves(step_store, inputs.digests, start, stop - start))
+        inputs = replace(
+            inputs,
+            show=leaves(step_store, inputs.digests, start, stop - start),
+            followed=Followed(start, step_store, inputs.digests),
+        )
     builder = cache(partial(step.shard_builder, inputs))
     if not copies:
         builder()

@@ -1,5 +1,5 @@
-"""Grids of several pictures in one PNG file: rows of eight, each picture shrunk to at most 64 pixels, with
-transparent gaps of one pixel between them."""
+"""Grids of several pictures in one PNG file: by default rows of eight, each picture shrunk to at most 64
+pixels, with transparent gaps of one pixel between them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
     return canvas
 
 
-def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None) -> bytes:
-    """Returns a PNG file of the pictures uint8 [B, H, W, C], of one or three channels; `about`, JSON data, is
-    stored in it as text."""
+def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None, columns: int = GRID) -> bytes:
+    """Returns a PNG file of the pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`;
+    `about`, JSON data, is stored in it as text."""
     info, out = PngInfo(), io.BytesIO()
     if about is not None:
         height, width = shrunk(images_BHWC[0]).shape[:2]
         size = {"count": len(images_BHWC), "height": height, "width": width}
+        size |= {} if columns == GRID else {"columns": columns}
         info.add_text(_KEYWORD, json.dumps({**about, **size}))
-    Image.fromarray(grid(images_BHWC)).save(out, "PNG", optimize=True, pnginfo=info)
+    Image.fromarray(grid(images_BHWC, columns)).save(out, "PNG", optimize=True, pnginfo=info)
     return out.getvalue()
 
 
@@ -56,8 +57,8 @@ def read_grid(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         canvas = np.asarray(file.convert("RGB"))
     if not isinstance(about, dict) or not {"count", "height", "width"} <= about.keys():
         raise ValueError("expected a grid of pictures with its description, found another PNG file")
-    height, width = about["height"], about["width"]
+    height, width, columns = about["height"], about["width"], about.get("columns", GRID)
     corners = (
-        (number // GRID * (height + 1), number % GRID * (width + 1)) for number in range(about["count"])
+        (number // columns * (height + 1), number % columns * (width + 1)) for number in range(about["count"])
     )
     return np.stack([canvas[y : y + height, x : x + width] for y, x in corners]), about

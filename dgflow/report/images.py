@@ -22,6 +22,7 @@ from dgflow.report.own_receipts import own_receipts
 from dgflow.report.pairs import pairs
 from dgflow.report.previews import preview_of, under_way
 from dgflow.report.seen import Seen, of_plan
+from dgflow.report.strips import strips
 from dgflow.report.summary import Summary
 from dgflow.specs.step import SampleStep, Slice
 from dgflow.steps.judging.evaluate import Evaluate
@@ -57,11 +58,11 @@ def _seen(summary: Summary, store: ObjectStore) -> list[Seen]:
 
 
 def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview]) -> dict[str, Any]:
-    """Returns the items of an evaluation, the names of the `steps` that they show, `paired` and the
-    `pairs`."""
+    """Returns the items of an evaluation, the names of the `steps` that they show, `paired`, the `pairs`
+    and the `strips`."""
     target = summary.target
     if not isinstance(target, Evaluate):
-        return {"items": [], "paired": False, "pairs": None, "steps": set()}
+        return {"items": [], "paired": False, "pairs": None, "strips": None, "steps": set()}
     parts = {name: arm[0] for name, arm in target.arms.items()}
     if isinstance(target.reference, Slice):  # external images are not opened for a page
         parts |= {"real (reference)": target.reference}
@@ -82,7 +83,13 @@ def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview])
         items.append(item)
     own = {name: rows[name] for name in target.arms if name in rows}
     paired = len(own) == len(target.arms) > 1 and _share_noise(target, own)
-    return {"items": items, "paired": paired, "pairs": pairs(target, own) if paired else None, "steps": steps}
+    return {
+        "items": items,
+        "paired": paired,
+        "pairs": pairs(target, own) if paired else None,
+        "strips": strips(target, summary, store),
+        "steps": steps,
+    }
 
 
 def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dgflow.specs.trajectory import Followed
 from dgflow.store.identity import fingerprint
 from dgflow.store.receipts import Manifest, Receipt
 from dgflow.store.shards import Columns
@@ -131,13 +132,14 @@ class Bound:
     """The inputs of one step, and the choices made from them (`Step.choices`). Picklable, as it is sent to
     workers.
 
-    A step that makes a shard in batches calls `show` with the rows of each batch, for a preview. `show` never
-    raises, and no result depends on it.
+    A step that makes a shard in batches calls `show` with the rows of each batch, for a preview. `followed`
+    is the sample, if any, whose path the step records. Neither raises, and no result depends on them.
     """
 
     items: Mapping[str, BoundItem] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict, kw_only=True)
     show: Callable[[Columns], None] = field(default=_unseen, kw_only=True, compare=False, repr=False)
+    followed: Followed | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     @property
     def digests(self) -> dict[str, str]:

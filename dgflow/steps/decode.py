@@ -6,6 +6,8 @@ Discriminators are trained on the latents themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,10 +17,12 @@ from dgflow.networks.families import autoencoder_of
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision, BatchSize
 from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
+from dgflow.specs.trajectory import Trajectory, left
 from dgflow.steps.encode import Encode
 from dgflow.steps.pixels import counted, pixels, saturated
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from dgflow.specs.bound import Bound
@@ -119,11 +123,30 @@ class Decode(SampleStep):
             images, flags = (
                 np.concatenate(parts) for parts in zip(*batches.map(batch, start, stop), strict=True)
             )
+            if inputs.followed is not None and inputs.followed.index == start:
+                inputs.followed.keep(partial(self._trajectory, inputs, network, batches.size, own_device))
             carried = {name: columns[name] for name in ("label", "log_ratio") if name in columns}
             made = {"index": np.arange(start, stop, dtype=np.int64), "image": images, **carried}
             return counted(made, flags)
 
         return rows
+
+    def _trajectory(
+        self, inputs: Bound, network: nn.Module, batch_size: int, device: torch.device
+    ) -> Trajectory | None:
+        """Returns the decoded path of the first sample; None if the step of the latents has none of it."""
+        import torch
+
+        from dgflow.specs.bound import BoundRows
+
+        latents = inputs.items["latents"]
+        assert isinstance(latents, BoundRows)
+        found = left(latents.step_store, latents.manifest.inputs, latents=True)
+        if found is None or found.index != latents.start:
+            return None
+        parts = torch.from_numpy(found.frames).split(batch_size)
+        images = np.concatenate([self._images(network, part.to(device))[0] for part in parts])
+        return replace(found, frames=images)
 
     def _images(self, network: nn.Module, latents_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
         import torch

@@ -20,6 +20,7 @@ from dgflow.networks.families import of_latents
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import LATER, BatchSize, Precision, Seeding
 from dgflow.specs.step import COUNT, INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
+from dgflow.specs.trajectory import Trajectory
 from dgflow.steps.gain_choices import by_gain, check_gain, gain_choices
 from dgflow.steps.guides import (
     check_guide,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgflow.diffusion.batches import Batches
+    from dgflow.diffusion.recorder import Recorder
     from dgflow.diffusion.samplers import Noise, Sample
     from dgflow.diffusion.selection.run import Draw, LogRatioAt, Selected
     from dgflow.specs.bound import Bound
@@ -273,18 +275,34 @@ class Sampling(SampleStep):
     def _batch(self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int) -> Columns:
         import torch
 
+        from dgflow.diffusion.recorder import Recorder
+
         draw = draws(torch.arange(start, stop, device=loaded.device))
-        sample = self._sample(loaded, draw)
+        followed = loaded.inputs.followed
+        recorder = None
+        if followed is not None and followed.index == start:
+            recorder = Recorder(loaded.system.terms)
+        sample = self._sample(loaded, draw, recorder)
         loaded.system.check(self.name)
         columns = self._columns(sample.x, draw.labels, sample.log_ratio, start)
         loaded.inputs.show(columns)
+        if recorder is not None and followed is not None:
+            followed.keep(partial(self._trajectory, recorder, sample.x, start))
         return columns
 
-    def _sample(self, loaded: _Loaded, draw: Draw) -> Sample:
+    def _sample(self, loaded: _Loaded, draw: Draw, recorder: Recorder | None = None) -> Sample:
         begin = {} if draw.start is None else {"start": draw.start}
-        return self.sampler.sample(
-            loaded.system.score, draw.latents, draw.asked, loaded.system.terms, draw.noise, **begin
-        )
+        terms = loaded.system.terms if recorder is None else recorder.guides
+        return self.sampler.sample(loaded.system.score, draw.latents, draw.asked, terms, draw.noise, **begin)
+
+    def _trajectory(self, recorder: Recorder, x: Tensor, index: int) -> Trajectory:
+        """Returns the path of the first row of a batch of samples `x`."""
+        import torch
+
+        levels, estimates = recorder.estimates()
+        frames = torch.cat([estimates.double(), x[:1].double()])
+        shown = frames.to(torch.float16).cpu().numpy() if self.gives_latents else pixels(frames)
+        return Trajectory(index, tuple(levels), shown)
 
     def _select(
         self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int, batch_size: int

@@ -8,7 +8,8 @@
         epochs/00007-<inputs16>.json
         manifests/0-50000-<inputs16>.json       sealed slices
         attempts/shards-00042.json              advisory: notes of attempts,
-        attempts/preview.png                    and the first samples
+        attempts/preview.png                    the first samples,
+        attempts/path-<inputs16>.png            and one sample along its path
 
 A receipt's name contains the digest of its inputs (`inputs16`: 16 hex digits of `fingerprint(inputs)`). A
 part made from a retrained discriminator has another name, so a stale result is never mistaken for a fresh one

@@ -24,6 +24,7 @@ from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.one_graph import OneGraph
+from dgflow.diffusion.recorder import FRAMES, Recorder
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.score_model import ScoreModel
 
@@ -91,6 +92,9 @@ def test_ddpm_s_25_guided_steps_are_one_graph_also_of_a_smaller_last_batch():
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows in (4, 3):
             assert_equal(by_ddpm(guides, rows), by_ddpm(list(guides), rows))
+        recorder = Recorder(guides)  # from outside the graph
+        assert torch.equal(by_ddpm(recorder.guides).x, by_ddpm(guides).x)
+        assert len(recorder.estimates()[0]) == FRAMES
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
@@ -112,7 +116,9 @@ def test_corrections_act_within_their_range_as_they_do_eagerly():
 @pytest.mark.parametrize("sample", [by_heun, partial(by_ddpm, steps=4)], ids=["Heun", "DDPM"])
 def test_no_step_reads_a_number_of_the_device(sample):
     # Tensors of the meta device have no values: reading one fails.
-    assert sample([DiscriminatorTerm(log_ratio, BOOSTED)], device="meta").x.is_meta
+    guidance = [DiscriminatorTerm(log_ratio, BOOSTED)]
+    assert sample(guidance, device="meta").x.is_meta
+    assert sample(Recorder(guidance).guides, device="meta").x.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         sample([waiting], device="meta")
 

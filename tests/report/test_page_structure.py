@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from report.fake_root import fill, new_store, recipe, write_source
 from report.test_page import Page
+from report.test_strips import leave_strips
 
 import dgflow.report
 from dgflow.report.page import render
@@ -19,6 +20,7 @@ TEXT, GRAPHIC = 4.5, 3.0  # minimum contrast by WCAG 2.2, success criteria 1.4.3
 def text(tmp_path_factory):
     target = recipe(source=write_source(tmp_path_factory.mktemp("source") / "digits.npz"))
     fill(target, store := new_store())
+    leave_strips(target, store)
     return render(target, store)
 
 

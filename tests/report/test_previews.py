@@ -25,12 +25,14 @@ from dgflow.cli.preview import print_previews
 from dgflow.engine.gc import collect
 from dgflow.engine.plan import plan
 from dgflow.engine.preview import left, of_columns
+from dgflow.engine.removal import doomed, remove
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.report import blocks
 from dgflow.report.page import render
 from dgflow.report.previews import preview_of
 from dgflow.report.seen import of_plan
+from dgflow.specs import trajectory
 from dgflow.specs.step import Slice
 from dgflow.steps.decode import Decode
 from dgflow.steps.sampling import Sampling
@@ -114,7 +116,14 @@ def test_the_bits_of_a_shard_do_not_depend_on_it(target, tmp_path):
         work(target, store, first)(0)
         (receipt,) = Root(store).step_store(target.step).receipts(list(plan(target, store)[-1].done.values()))
         found.append(receipt)
-        assert (left(Root(store).step_store(target.step)) is None) == (first is None)
+        steps = Root(store).step_store(target.step)
+        assert (left(steps) is None) == (first is None)
+        path = trajectory.left(steps, receipt.inputs)
+        assert (path is None) == (first is None)
+        if path is not None:  # the frames of two steps, and the sample as committed
+            assert (path.index, len(path.levels)) == (0, 2)
+            expected = rows(target, store)[0]
+            np.testing.assert_array_equal(path.frames[-1], np.broadcast_to(expected, path.frames[-1].shape))
     assert (found[0].sha256, found[0].rows_sha256) == (found[1].sha256, found[1].rows_sha256)
 
 
@@ -157,6 +166,20 @@ def test_latents_and_what_is_decoded_from_them_leave_them_too(tmp_path):
         assert preview is not None
         assert (preview.of, len(preview.images)) == (of, batch)
         complete(part, store)
+    bounds = [plan(part, store)[-1].bound for part in (latents[:8], decoded[:8])]
+    own, images = (
+        trajectory.left(Root(store).step_store(step), bound.digests, latents=step is latents)
+        for step, bound in zip((latents, decoded), bounds, strict=True)
+        if bound is not None
+    )
+    assert own is not None and images is not None
+    assert own.levels == images.levels and own.frames.shape[1:] == (4, 8, 8)
+    (receipt,) = Root(store).step_store(latents).receipts(list(plan(latents[:8], store)[-1].done.values()))
+    np.testing.assert_array_equal(
+        own.frames[-1], Root(store).step_store(latents).read_shard(receipt)["latent"][0]
+    )
+    committed = rows(decoded[:8], store)[0].astype(int)
+    assert abs(images.frames[-1] - committed).max() <= 1  # decoded in another batch
     np.testing.assert_array_equal(preview.images, rows(decoded[:8], store)[:2])
 
 
@@ -282,6 +305,9 @@ def test_gc_removes_them_a_week_after_samples_are_committed(target):
     store.clock += 8 * DAY
     collect(store, delete=True, tell=lambda _: None)
     assert store.size(key) is None and len(rows(target, store)) == 12
+    (path,) = [entry.key for entry in store.list(steps.name) if "/attempts/path-" in entry.key]
+    remove(store, doomed(store, steps.name))  # the path of a sample is kept as long as its step
+    assert store.size(path) is None and not list(store.list(steps.name))
 
 
 def test_a_terminal_shows_two_pixels_a_character_in_their_colours(capsys):
