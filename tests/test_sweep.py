@@ -1,8 +1,10 @@
 """The command `sweep`: grids of a recipe's parameters as one graph, one table, one page."""
 
 import csv
+import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -193,6 +195,27 @@ def test_values_that_are_averaged_over_are_repetitions_with_their_spread(call):
     assert "over 3 repetitions with other discriminator-seed" in out
 
 
+def verdict(root="runs/parabola"):
+    """Returns the first screen of the sweep's page as text."""
+    text = (Path(root) / "report.html").read_text()
+    (shown,) = re.findall(r'<div class="verdict.*?</svg>', text, re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", shown)))
+
+
+def test_the_page_begins_with_the_best_variant_its_interval_and_the_bias_of_the_choice(call):
+    over = ["--discriminator-seed", "0,1,5", "--over", "discriminator-seed"]
+    assert call("sweep", "--guidance-weight", "1,2", *over)[0] == 0
+    shown = verdict()
+    # At weight 1, FID is 0, 1 and 5 against 20: -18, with Student's t of 2 degrees of freedom.
+    half = 4.302652729749 * (7 / 3) ** 0.5
+    assert "Best of 2 variants: better −18.00 FID against unguided" in shown
+    assert "guided with guidance-weight 1 lowers FID from 20.00 to 2.00." in shown
+    assert f"95% interval −{18 + half:.2f} to −{18 - half:.2f}" in shown
+    assert "3 repetitions with other discriminator-seed" in shown
+    assert "The best of 2 variants is chosen on these samples" in shown
+    assert shown.index("guidance-weight 1 −18") < shown.index("guidance-weight 2 −8")
+
+
 def test_averaging_over_all_that_is_swept_gives_one_row(call):
     _, out, _ = call("sweep", "--discriminator-seed", "0,1,5", "--over", "discriminator-seed", "--json")
     data = last_object(out)
@@ -239,6 +262,9 @@ def test_selection_chooses_on_some_seeds_and_reports_on_the_others(call):
     for heading in ("Selection: measured to choose", "Result: the choice on other seeds"):
         assert page.count(f"<strong>{heading}") == 1
     assert "chosen on the seeds that are reported" not in page
+    shown = verdict()
+    assert "Better −20.00 FID against unguided" in shown and "variants: better" not in shown
+    assert "Chosen among 3 variants by FID on the seeds 7, 8, and measured on the seeds 1, 2." in shown
     made = len(COMPUTED)
     status, out, _ = call(*arguments, "--plan", "--json")
     assert last_object(out)["report"]["total"]["todo"] == 0

@@ -98,14 +98,14 @@ def _of(step: ResultStep, arms: Arms, name: str) -> list[Effect]:
             metric,
             arms[base][name]["mean"],
             values[name]["mean"],
-            *_half(values, arms[base], name),
+            *half_width(values, arms[base], name),
         )
         for arm, values in arms.items()
         if arm != base and name in values
     ]
 
 
-def _half(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tuple[float | None, str]:
+def half_width(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tuple[float | None, str]:
     """Returns the half-width of the interval of a change, with its method."""
     ours, theirs = arm[name], base[name]
     count = len(ours["per_seed"])

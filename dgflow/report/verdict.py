@@ -12,12 +12,15 @@ from dgflow.report.effects import Arms, Effect, base_of, effects
 from dgflow.report.figures.dots import Dot, Dots, draw_dots
 from dgflow.report.layout import with_spread
 from dgflow.report.summary import FLOOR, Summary
+from dgflow.report.sweep_effects import Variants, variants
 from dgflow.specs.figures import Metric
 from dgflow.specs.step import ResultStep
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.refinement_values import COVERAGE
+from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
 GREY = 7  # colour of the arm that the others are compared with, and of real images
+MOST = 12  # variants of a sweep in the plot
 INTERVAL = f"{COVERAGE:.0%} interval"
 
 HEADS = {
@@ -31,7 +34,11 @@ HEADS = {
 def verdict(summary: Summary) -> dict[str, Any] | None:
     """Returns `head`, `kind` (a key of `HEADS`), `number`, `unit`, `lines` and a `figure`; None without a
     comparison of arms."""
-    if summary.outcome is None or not (found := effects(summary.outcome.step, summary.outcome.arms)):
+    outcome = summary.outcome
+    if outcome is not None and isinstance(outcome.step, Sweep | SelectedSweep):
+        found = variants(outcome.step, outcome.content)
+        return None if found is None else _of_sweep(found)
+    if outcome is None or not (found := effects(outcome.step, outcome.arms)):
         return None
     metric, base = found[0].metric, found[0].base
     kinds = {each.verdict for each in found}
@@ -48,6 +55,26 @@ def verdict(summary: Summary) -> dict[str, Any] | None:
         "lines": [*map(sentence, found)] if len(found) <= 3 else [_together(found)],
         "how": _how(found),
         "figure": Markup(draw_dots(effect_dots(found)).element),
+    }
+
+
+def _of_sweep(found: Variants) -> dict[str, Any]:
+    """Returns the verdict on the best variant, with the reason why it looks better than it is."""
+    best, shown = found.best, found.effects[:MOST]
+    head = HEADS[best.verdict]
+    if not found.is_independent:
+        head = f"Best of {len(found.effects)} variants: {head[:1].lower()}{head[1:]}"
+    lines = [sentence(best), *([found.remark] if found.remark else [])]
+    if len(found.effects) > MOST:
+        lines.append(f"The plot has the {MOST} best variants.")
+    return {
+        "kind": best.verdict,
+        "head": head,
+        "number": best.signed,
+        "unit": f"{best.metric.heading} against {best.base}",
+        "lines": lines,
+        "how": _how([best]),
+        "figure": Markup(draw_dots(effect_dots(shown, found.labels[:MOST])).element),
     }
 
 
