@@ -93,7 +93,7 @@ def test_status_of_a_recipe_says_how_its_last_run_ended(folder, monkeypatch, cap
     monkeypatch.chdir(folder)
     assert call(monkeypatch, "status", "--root", "root", "--json") == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"last run: begun \d{4}-\d\d-\d\d \d\d:\d\d on \S+, done", lines[0])
+    assert re.fullmatch(r"last run: started \d{4}-\d\d-\d\d \d\d:\d\d on \S+, done", lines[0])
     found = json.loads(last)
     assert found["run"]["state"] == "done" and found["others"] == []
     assert found["total"]["state"] == "done" and found["total"]["seconds_left"] is None

@@ -1,2 +1,2 @@
-"""Presentation of a run for people: the table and page of its result, the texts of `plan` and `status`. Reads
-the store; needs neither torch nor ray."""
+"""Presents a run: the table and the page of its result, and the texts of `plan` and `status`. It reads the
+store and needs neither torch nor ray."""

@@ -1,5 +1,5 @@
-"""The steps of a recipe grouped by the arm that they serve, with the recipe's names: by arm and seed; those
-of a sweep by combination."""
+"""The steps of a recipe, grouped by the arm or the combination of a sweep that needs them, with labels in the
+recipe's own names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
 SHARED, SEVERAL, END = "for all arms", "for several combinations", ""
-BESIDE = "beside"  # a step that only a result beside the table needs serves all arms
-"""The groups of steps that several arms or several combinations of a sweep need, and of the table itself."""
+"""Groups: steps that several arms need, steps that several combinations of a sweep need, and the table."""
+BESIDE = "beside"  # kind of input that is not part of the table; the steps it alone needs count as shared
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Named:
 
 
 def named(plans: Sequence[StepPlan]) -> list[Named]:
-    """Returns the steps by group: those of several arms, each arm in the recipe's order, the floor, the
-    table; for a sweep those of several combinations, then each combination.
+    """Returns the steps in the order of their groups.
 
-    The steps of any other recipe are one group without a name, in execution order.
+    For an evaluation the groups are: shared steps, each arm in the recipe's order, the floor, the table. For
+    a sweep they are: shared steps, each combination, the table. The steps of any other recipe are one group
+    without a name, in execution order.
     """
     target = plans[-1].step
     if isinstance(target, Sweep | SelectedSweep):
@@ -81,24 +82,24 @@ def _of_sweeps(plans: Sequence[StepPlan]) -> list[Named]:
 
 @dataclass
 class _Readers:
-    """The groups that need a step, and the seeds of an arm's samples that it makes or reads."""
+    """The groups that need a step, and the sampling seeds of the samples that the step makes or reads."""
 
     groups: set[str] = field(default_factory=set)
     seeds: set[int | None] = field(default_factory=set)
 
 
 def _readers(target: Evaluate) -> dict[str, _Readers]:
-    """Returns the readers by the `variant` of each step behind an evaluation."""
+    """Returns the readers of each step behind an evaluation, by the step's `variant`."""
     readers: dict[str, _Readers] = {}
     for name, reference in target.reads.items():
         kind, _, rest = name.partition(".")
         arm, _, number = rest.rpartition(".")
         part = target.arms[arm][int(number)] if kind == "arms" else None
-        chain: set[str] = set()  # the sampler of this slice, and the steps that read its samples
+        chain: set[str] = set()  # the step that samples this slice, and the steps that read its samples
         for node in graph(reference.step):
             key = node.step.variant
             mine = readers.setdefault(key, _Readers())
-            if kind == "beside":  # serves all arms, and adds no reader for the steps that these need
+            if kind == "beside":  # shared, without adding a reader to steps that an arm needs
                 continue
             mine.groups.add(kind if part is None else _arm(arm))
             if part is None:
@@ -125,6 +126,7 @@ def _group(
 
 
 def _title(step: Step, readers: _Readers | None) -> str:
-    """Returns `features seed 101` for a step on the samples of one seed, else the step's own title."""
+    """Returns a title such as `features seed 101` for a step on the samples of one seed, else the step's
+    own title."""
     seed = next(iter(readers.seeds), None) if readers is not None and len(readers.seeds) == 1 else None
     return step.title if seed is None else f"{step.kind} seed {seed}"

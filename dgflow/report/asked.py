@@ -9,9 +9,15 @@ from dgflow.store.runs import Asked, RunRecord
 
 
 def recipe_facts(record: RunRecord | None, asked: Asked | None) -> dict[str, Any] | None:
-    """Returns `facts` (name and text), `about` (the docstring) and `options`, from the record of the latest
-    run. Without a record, they come from `asked`, without its command, which made no result. None without
-    either."""
+    """Returns the description of a recipe for the page, or None if neither argument names a recipe.
+
+    The keys are `facts` (pairs of name and text), `about` (the recipe's docstring), `options` (pairs of name
+    and value) and `details` (True if there is an `about` or an option).
+
+    Args:
+        record: the latest run of the recipe.
+        asked: used without a `record`. Its command is left out, since that command made no result.
+    """
     source = asked if record is None else record.asked
     if source is None or not (source.recipe or source.file):
         return None

@@ -1,7 +1,7 @@
-"""Workers' notes of attempts at parts that are not committed, by the store's own clock.
+"""Workers' notes of attempts at parts that are not committed.
 
-Reads one listing and only the newest notes: a step of 20,000 shards leaves a note of each, and those of
-committed shards are not needed.
+Only one listing and the newest notes are read: a step of 20,000 shards leaves one note per shard, and the
+notes of committed shards are not needed. Times are those of the store's own clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dgflow.runtime.training.notes import WITHIN, seconds_within
 from dgflow.store.receipts import CorruptObject, parse_json
 from dgflow.store.step_store import StepStore
 
-NOTES = 1_000  # newest notes that are read: more than a cluster has workers
+NOTES = 1_000  # maximum number of notes read, newest first; a cluster has fewer workers
 
 _log = logging.getLogger(__name__)
 
@@ -36,14 +36,15 @@ class Attempt:
         return "error" in self.note
 
     def under_way(self) -> dict[str, Any]:
-        """Returns JSON data: `part`, `host`, `pid`, `started`; for an epoch also its `step` of `steps`, and
-        their mean `loss`."""
+        """Returns JSON data: `part`, `host`, `pid` and `started`; for an epoch also the current `step`, the
+        number of `steps` and the mean `loss` so far."""
         known = {name: self.note.get(name) for name in ("host", "pid")}
         within = {name: self.note[name] for name in WITHIN if name in self.note}
         return {"part": self.part, **known, "started": self.noted - seconds_within(self.note), **within}
 
     def safe(self) -> dict[str, int] | None:
-        """Returns JSON data: the `step` of `steps` in `part` up to which a checkpoint holds an epoch."""
+        """Returns JSON data about the newest checkpoint within an epoch: the epoch's number (`part`), the
+        checkpoint's `step` and the number of `steps`. None without such a checkpoint."""
         if "safe" not in self.note or "steps" not in self.note:
             return None
         return {"part": self.part, "step": self.note["safe"], "steps": self.note["steps"]}
@@ -56,8 +57,8 @@ class Attempt:
 
 
 def open_attempts(step_store: StepStore, folder: str, missing: Collection[int]) -> list[Attempt]:
-    """Returns the latest attempts at the `missing` parts of a folder, newest first, at most `NOTES`;
-    unreadable notes are left out."""
+    """Returns the latest attempts at the `missing` parts of a folder: at most `NOTES`, newest first.
+    Unreadable notes are logged and left out."""
     missing = set(missing)
     noted = [(entry, part) for part, entry in step_store.noted(folder).items() if part in missing]
     newest = sorted(noted, key=lambda item: item[0].modified, reverse=True)[:NOTES]

@@ -1,4 +1,4 @@
-"""Pictures in a terminal: half blocks, two pixels per character, in the terminal's colours."""
+"""Draws images in a terminal with half-block characters, two pixels per character."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 if TYPE_CHECKING:
     from rich.console import Console
 
-LARGEST, FEWEST, LINES = 24, 4, 24  # columns of a picture at most; pictures in a row; lines of all rows
+LARGEST = 24  # maximum width of an image in characters
+FEWEST = 4  # minimum number of images per row
+LINES = 24  # maximum number of lines for all rows together
 _HALF = "▀"
 
 
 def draw(images_BHWC: np.ndarray) -> int:
-    """Prints the first pictures, uint8 [B, H, W, C], as many as fit; returns their number, 0 if standard
-    output is not a colour terminal."""
+    """Prints as many of the first images, uint8 [B, H, W, C], as fit. Returns the number printed, which is 0
+    if standard output is not a colour terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

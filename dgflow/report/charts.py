@@ -1,4 +1,5 @@
-"""The charts of trainings as data, and their drawing on the page: held-out curves in the first colour."""
+"""The charts of a training: built as data, and drawn for the page with held-out curves in the first
+colour."""
 
 from __future__ import annotations
 
@@ -14,22 +15,22 @@ from dgflow.report.figures.lines import draw_lines
 from dgflow.specs.figures import Curve, Lines
 from dgflow.specs.train_step import TrainStep
 
-LOG_RATIO = 20.0  # a y axis whose positive values span more than this is logarithmic
+LOG_RATIO = 20.0  # a y axis is logarithmic if the ratio of its largest to its smallest value exceeds this
 TRAINING = "training"  # the curve of the training loss
-LOSS, ACCURACY, SIGMA = "mean loss", "share classified correctly", "noise level sigma"  # titles of axes
+LOSS, ACCURACY, SIGMA = "mean loss", "share classified correctly", "noise level sigma"  # axis titles
 
 CALIBRATION = {
     "loss": ("held-out loss", LOSS),
     "accuracy": ("accuracy", ACCURACY),
     "calibration_error": ("calibration error", "error of the probability"),
 }
-"""Measurements of a discriminator's epoch by noise level: their titles, and the titles of their axes."""
+"""Measurements of a discriminator by noise level: title and axis title of each."""
 
 
 @dataclass(frozen=True)
 class TrainingCharts:
-    """The charts of one training: losses and accuracy by epoch, Gain, and measurements by noise level of the
-    epoch that is shown."""
+    """The charts of one training: losses and accuracy by epoch, Gain, and the measurements by noise level of
+    the epoch shown."""
 
     by_epoch: Sequence[Lines] = ()
     gain: Sequence[Lines] = ()
@@ -43,8 +44,13 @@ class TrainingCharts:
 def training_charts(
     step: TrainStep, metrics: Mapping[int, Mapping[str, Any]], chosen: int, *, used: bool
 ) -> TrainingCharts:
-    """Returns the charts of the epochs' `metrics`. Noise levels are those of the epoch `chosen`, which is
-    marked if other steps use it (`used`)."""
+    """Returns the charts of a training.
+
+    Args:
+        metrics: the measurements of each epoch.
+        chosen: the epoch whose measurements by noise level are shown.
+        used: whether other steps use the weights of `chosen`, which is then marked.
+    """
     measured = "held_out_loss" in metrics[chosen]
     chance = (step.chance.loss, f"chance, {step.chance.words}") if measured and step.chance else None
     mark = (float(chosen), f"epoch {chosen}") if used else None
@@ -90,15 +96,19 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
 ) -> Lines:
-    """Returns a chart whose y axis is logarithmic if positive values span a wide range; `mark` is an x to
-    point out and `level` a y to compare with, captioned."""
+    """Returns a chart, with a logarithmic y axis if all values are positive and span a wide range.
+
+    Args:
+        mark: an x value to point out, and its caption.
+        level: a y value to compare with, and its caption.
+    """
     values = [y for curve in curves for y in curve.y] + ([level[0]] if level else [])
     log_y = bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values)
     return Lines(title, curves, x_label, y_label, log_x=log_x, log_y=log_y, mark=mark, level=level)
 
 
 def draw_chart(chart: Lines) -> Markup:
-    """Draws the chart as an `<svg>` element, in the same colours whichever curves it has. Raises ValueError
-    if there is no point to draw."""
+    """Draws the chart as an `<svg>` element. A curve's colour does not depend on which other curves the chart
+    has. Raises ValueError if there is no point to draw."""
     colours = [int(curve.label == TRAINING) for curve in chart.curves]
     return Markup(draw_lines(chart, colours).element)  # draw_lines escapes its texts

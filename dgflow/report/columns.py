@@ -1,4 +1,5 @@
-"""Tables that fit the terminal: labels wrap at words, and columns that do not fit move below their row."""
+"""Tables that fit the terminal: labels wrap between words, and columns that do not fit move below their
+row."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from dgflow.report.layout import printable
 
 GAP = "  "
-LABEL = 20  # minimum width of the labels' column
+LABEL = 20  # minimum width of the label column
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `moves` is the turn in which it moves below the rows if the width does not
-    suffice; None: never."""
+    """A column of a table. If the table is too wide, columns move below their rows in the order of `moves`;
+    a column whose `moves` is None never moves."""
 
     heading: str
     left: bool = False
@@ -25,8 +26,8 @@ class Column:
 def fitted(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], label: int, width: int
 ) -> Iterator[list[str]]:
-    """Returns the lines of the heading, then of each row, at most `width` characters each; column `label`
-    wraps."""
+    """Yields the lines of the heading, then those of each row. No line has more than `width` characters; the
+    text of column `label` wraps."""
     cells = [[printable(cell) for cell in row] for row in (tuple(each.heading for each in columns), *rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
     kept = list(range(len(columns)))

@@ -1,5 +1,5 @@
-"""Warnings about a run from its recipe and its receipts: saturated samples, networks that learned nothing,
-workers that were needlessly slow."""
+"""Warnings about a run, derived from its recipe and its receipts: saturated samples, networks at chance
+level, avoidably slow workers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _ERRORS = 3.0  # standard errors of an accuracy
 
 
 def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> list[str]:
-    """Returns warnings about the steps of a recipe, with their receipts."""
-    if any(plan.step.is_made_up for plan in plans):  # results of a smoke run are meaningless
+    """Returns warnings about the steps of a recipe; `receipts` are those of `all_receipts`. A smoke run gets
+    none, since its results are meaningless."""
+    if any(plan.step.is_made_up for plan in plans):
         return []
     lines = [line for plan in plans for line in plan.step.cautions()]
     for plan in plans:
@@ -34,7 +35,7 @@ def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> 
 
 
 def choice_doubts(plans: Sequence[StepPlan]) -> list[str]:
-    """Returns warnings about choices that steps made by the measurements of others."""
+    """Returns warnings about values, such as a weight or an epoch, that steps chose by measurements."""
     if any(plan.step.is_made_up for plan in plans):
         return []
     return [
@@ -46,7 +47,7 @@ def choice_doubts(plans: Sequence[StepPlan]) -> list[str]:
 
 
 def _trained(plans: Sequence[StepPlan]) -> Iterator[Weights]:
-    """Returns the trained weights that the steps read."""
+    """Yields the trained weights that the steps read."""
     for plan in plans:
         for reference in plan.step.inputs().values():
             if isinstance(reference, Weights) and isinstance(reference.step, TrainStep):
@@ -60,17 +61,18 @@ def _at_chance(weights: Weights, metrics: dict[int, dict[str, float]]) -> list[s
         loss, chance = chosen["held_out_loss"], step.chance
         if loss > chance.loss - _NEAR_CHANCE:
             return [
-                f"{step.title}: its held-out loss {loss:.4f} is that of chance, {_words(chance)}: it "
-                "does not tell real from fake, so that its guidance means nothing; train it longer, on more "
-                "fakes, or at another learning rate, unless the samples are as good as it can see"
+                f"{step.title}: its held-out loss {loss:.4f} is that of chance, {_words(chance)}: the "
+                "discriminator does not separate real from fake, so its guidance is meaningless; train it "
+                "longer, on more fakes, or at another learning rate, unless the samples are already too good "
+                "for it to distinguish"
             ]
     if isinstance(step, TrainClassifier) and "held_out_accuracy" in chosen and step.classes > 1:
         share, accuracy = 1 / step.classes, chosen["held_out_accuracy"]
         if accuracy < share + _ERRORS * math.sqrt(share * (1 - share) / step.held_out_items):
             return [
                 f"{step.title}: its held-out accuracy {accuracy:.3f} is near that of chance, {share:.3f} for "
-                f"{step.classes} classes: its features are those of a network that learned nothing; train it "
-                "longer, or at another learning rate"
+                f"{step.classes} classes: the classifier learned nothing, so its features are meaningless; "
+                "train it longer, or at another learning rate"
             ]
     return []
 

@@ -1,4 +1,5 @@
-"""The effects of a comparison's arms: each against the first arm without guidance, with an interval."""
+"""The effect of each arm of a comparison: its change against the first arm without guidance, with an
+interval."""
 
 from __future__ import annotations
 
@@ -14,15 +15,18 @@ from dgflow.specs.step import ResultStep, Slice
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.refinement_values import COVERAGE, difference
 
-NORMAL = statistics.NormalDist().inv_cdf((1 + COVERAGE) / 2)  # standard errors on each side of an interval
+NORMAL = statistics.NormalDist().inv_cdf((1 + COVERAGE) / 2)  # half-width of an interval in standard errors
 
 Arms = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The change of one metric from the arm `base` to another arm: `half` is the half-width of the `COVERAGE`
-    interval, None if it is not known; `how` names the interval's method."""
+    """The change of one metric from the arm `base` to another arm.
+
+    `half` is the half-width of the `COVERAGE` interval, None if unknown. `how` names the interval's method,
+    or the reason why there is none.
+    """
 
     arm: str
     base: str
@@ -38,8 +42,8 @@ class Effect:
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "unknown"]:
-        """The verdict: `unclear` for an interval that contains 0; `unknown` without one, and for a
-        metric without a better direction."""
+        """The verdict: `unclear` if the interval contains 0; `unknown` without an interval, and for a metric
+        that is better neither higher nor lower."""
         if self.half is None or self.metric.nearest:
             return "unknown"
         if abs(self.change) <= self.half:
@@ -48,18 +52,18 @@ class Effect:
 
     @property
     def words(self) -> str:
-        """Formats the change with its interval: `−1.78 (−2.41 to −1.15)`."""
+        """The change with its interval, such as `−1.78 (−2.41 to −1.15)`."""
         return self.signed if self.half is None else f"{self.signed} ({self.ends})"
 
     @property
     def ends(self) -> str:
-        """Formats the ends of the interval: `−2.41 to −1.15`."""
+        """The ends of the interval, such as `−2.41 to −1.15`."""
         assert self.half is not None
         return " to ".join(self._signed(self.change + side * self.half) for side in (-1, 1))
 
     @property
     def signed(self) -> str:
-        """Formats the change: `−1.78`."""
+        """The change with its sign, such as `−1.78`."""
         return self._signed(self.change)
 
     def _signed(self, value: float) -> str:
@@ -67,14 +71,17 @@ class Effect:
 
 
 def base_of(step: ResultStep, arms: Collection[str]) -> str:
-    """Returns the arm that the others are compared with: the first whose samples no term guides, else the
-    first."""
+    """Returns the arm that the others are compared with: the first arm without guidance, or else the first
+    arm."""
     return next((name for name in arms if not guidance_of(step, name)), next(iter(arms)))
 
 
 def effects(step: ResultStep, arms: Arms) -> list[Effect]:
-    """Returns the change of the main metric in every arm but the base: FID in an evaluation; for another step
-    the first quantity whose change has an interval, else its first."""
+    """Returns the change of the main metric in every arm except the base.
+
+    The main metric of an evaluation is FID. For any other step it is the first quantity whose change has an
+    interval, or else the first quantity.
+    """
     known = [name for name in step.columns if any(name in arm for arm in arms.values())]
     if len(arms) < 2 or not known:
         return []
@@ -106,7 +113,7 @@ def _of(step: ResultStep, arms: Arms, name: str) -> list[Effect]:
 
 
 def half_width(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tuple[float | None, str]:
-    """Returns the half-width of the interval of a change, with its method."""
+    """Returns the half-width of the interval of a change, and the `how` of an `Effect`."""
     ours, theirs = arm[name], base[name]
     count = len(ours["per_seed"])
     if count == len(theirs["per_seed"]) > 1 and arm.get("seeds") == base.get("seeds"):
@@ -115,12 +122,12 @@ def half_width(arm: Mapping[str, Any], base: Mapping[str, Any], name: str) -> tu
     own, other = own_error(ours), own_error(theirs)
     if own is not None and other is not None:
         return NORMAL * math.hypot(own, other), "from the standard errors of the samples, one sampling seed"
-    return None, "one value per arm: the error of the change is not known"
+    return None, "one value per arm, so the error of the change is unknown"
 
 
 def guidance_of(step: ResultStep, arm: str) -> tuple[Any, ...]:
-    """Returns the terms that guide the samples of an arm. If a step's arms are not samples, it returns the
-    arm itself, which is empty without guidance."""
+    """Returns the guidance terms of an arm's samples. For a step whose arms are not samples, it returns the
+    arm's name as the only item, so that no arm counts as unguided."""
     parts = getattr(step, "arms", {}).get(arm, ())
     if not parts or not isinstance(parts[0], Slice):
         return (arm,)

@@ -1,7 +1,7 @@
-"""The templates of pages: one style sheet, one small script, and no external resource.
+"""Renders the templates of pages: one style sheet, one small script, and no external resource.
 
-The policy of a page allows only its own script, by digest, so that a script injected through a text of the
-store does not run.
+The content security policy of a page allows only the page's own script, named by digest. A script injected
+through a text from the store does not run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent
 
 
 def rendered(template: str, **values: Any) -> str:
-    """Renders a page. All values are escaped except `Markup`; an undefined one is an error."""
+    """Returns the page as HTML. All values except `Markup` are escaped; an undefined name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

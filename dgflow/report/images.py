@@ -1,8 +1,8 @@
-"""The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data
-URIs; while the recipe is incomplete, also the first samples of the steps in progress.
+"""The sample grids of the page, as PNG in data URIs: the same first indices of every arm and of the
+reference. While the recipe is incomplete, the first samples of the steps in progress are shown too.
 
-Pixels are shown as committed, magnified by an integer factor; large images are shrunk, and the caption says
-so. No samples are selected, except the pairs of `pairs.py`.
+Pixels are shown as committed, magnified by an integer factor. Large images are shrunk, and their caption says
+so. Samples are not selected, except the pairs of `pairs.py`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.shards import Columns
 
-SHOWN_WIDTH = 560  # maximum pixels of a magnified grid
-LARGE_WIDTH = 1240  # and of an enlarged one, as wide as the page
-BYTES = 1.8e6  # limit for the pixels of all grids: with more, each grid has fewer rows
+SHOWN_WIDTH = 560  # maximum width of a magnified grid, in pixels
+LARGE_WIDTH = 1240  # maximum width of an enlarged grid, that of the page
+BYTES = 1.8e6  # limit for the uncompressed pixels of all grids; beyond it, each grid has fewer rows
 
 
 def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
-    """Returns the grids of the first images of every arm's first slice, and of the reference. They are
-    `paired` if all arms share seed, indices and labels, with the `pairs` that differ most. Other grids show
-    the first samples of steps in progress, and the samples with which a recipe ends."""
+    """Returns the `items` of the page's grids, and whether they are `paired`, with their `pairs`.
+
+    The items are the first images of every arm's first slice and of the reference, the first samples of steps
+    in progress, and those of a recipe that ends with samples. Arms are paired if they share seed, indices and
+    labels; `pairs` then are the samples that differ most between arms.
+    """
     previews = {seen.name: preview for seen, preview in under_way(_seen(summary, store))}
     found = _arms(summary, store, previews)
     shown = found.pop("steps")
@@ -58,8 +61,8 @@ def _seen(summary: Summary, store: ObjectStore) -> list[Seen]:
 
 
 def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview]) -> dict[str, Any]:
-    """Returns the items of an evaluation, the names of the `steps` that they show, `paired`, the `pairs`
-    and the `strips`."""
+    """Returns `items`, `paired`, `pairs` and `strips` of an evaluation, and the names of the `steps` that the
+    items show."""
     target = summary.target
     if not isinstance(target, Evaluate):
         return {"items": [], "paired": False, "pairs": None, "strips": None, "steps": set()}
@@ -93,7 +96,7 @@ def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview])
 
 
 def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:
-    """True for arms that started from the same noise and labels."""
+    """Returns True if the arms started from the same noise and labels."""
     begins = {(arm[0].drawn.seed, arm[0].origin.start) for arm in target.arms.values()}
     labels = [own["label"][:ROWS].tolist() for own in rows.values()]
     return len(begins) == 1 and all(own == labels[0] for own in labels)
@@ -102,7 +105,7 @@ def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:
 def _read(
     parts: Mapping[str, Slice], summary: Summary, store: ObjectStore
 ) -> tuple[dict[str, Columns], dict[str, str]]:
-    """Returns the first rows of each slice that has them, and the problems of damaged ones."""
+    """Returns the first rows of each slice that has them, and the error messages of damaged slices."""
     rows, problems = {}, {}
     for name, part in parts.items():
         try:
@@ -115,8 +118,8 @@ def _read(
 
 
 def _first_rows(part: Slice, summary: Summary, store: ObjectStore) -> Columns | None:
-    """Returns `index`, `label` and `image` of the slice's rows in the shards that hold its first `ROWS`, None
-    while one of these is missing."""
+    """Returns `index`, `label` and `image` of the slice's rows in the shards that hold the slice's first
+    `ROWS` rows. None while one of these shards is missing."""
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + ROWS)
@@ -132,8 +135,7 @@ def _first_rows(part: Slice, summary: Summary, store: ObjectStore) -> Columns | 
 
 
 def _count(rows: Mapping[str, Columns]) -> int:
-    """Returns the number of images per grid: `ROWS`, or fewer rows of them if all grids together have more
-    than `BYTES`."""
+    """Returns the number of images per grid: `ROWS`, or fewer if the pixels of all grids exceed `BYTES`."""
     pixels = sum(3 * shrunk(own["image"][0])[..., 0].size for own in rows.values())
     lines = ROWS // GRID
     while lines > 1 and lines * GRID * pixels > BYTES:
@@ -150,8 +152,8 @@ def _shown(name: str, images: np.ndarray, seed: int | None, start: int) -> dict[
 
 
 def _png(images: np.ndarray) -> dict[str, Any]:
-    """Returns the images [n, H, W, C] as one PNG in a data URI, and its width in pixels, magnified by an
-    integer factor, and enlarged."""
+    """Returns the images [n, H, W, C] as one PNG in a data URI (`uri`), its width in pixels magnified by an
+    integer factor (`width`), and its width when enlarged (`large`)."""
     width = GRID * (shrunk(images[0]).shape[1] + 1) - 1
     return {
         "uri": "data:image/png;base64," + base64.b64encode(grid_file(images)).decode(),

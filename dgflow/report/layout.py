@@ -1,4 +1,4 @@
-"""Numbers, times, sizes, lists and columns as text, the same in the terminal and on the page."""
+"""Formats numbers, times, sizes, lists and columns as text, alike in the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from dgflow.metrics.protocols import DECIMALS, HEADINGS
 from dgflow.runtime.durations import duration as duration
 
 WIDTH = 140  # maximum characters per line
-PIPED, NARROWEST = 110, 60  # characters of a table's line without a terminal; in the narrowest terminal
-UNLIMITED = 10_000  # characters of a line of text without a terminal
-LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
+PIPED = 110  # characters per line of a table without a terminal
+NARROWEST = 60  # characters per line of a table in a narrower terminal
+UNLIMITED = 10_000  # characters per line of text without a terminal
+LABEL_WIDTH = 58  # maximum characters of a label in a table
+LABEL_HEAD = 28  # characters kept of the beginning of a shortened label
 METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
 
@@ -26,15 +28,17 @@ def number(metric: str, value: float) -> str:
 
 
 def with_spread(values: Mapping[str, Any], decimals: int) -> str:
-    """Formats a value as `29.49 ± 0.41`, with the spread over seeds, else the standard error of a single
-    seed, if either is known. A value that rounds to zero has no sign."""
+    """Formats a value such as `29.49 ± 0.41`. The number after ± is the spread over seeds, or else the
+    standard error of a single seed; it is left out if neither is known. A value that rounds to zero has no
+    sign."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
     numbers = [values["mean"], *([] if spread is None else [spread])]
     return " ± ".join(f"{each:z,.{decimals}f}" for each in numbers)
 
 
 def own_error(values: Mapping[str, Any]) -> float | None:
-    """Returns the standard error of the value of a single seed, estimated from its samples."""
+    """Returns the standard error of a single seed's value, estimated from its samples. None for several
+    seeds, and if the error is unknown."""
     errors = values.get("errors", [])
     return errors[0] if len(errors) == 1 else None
 
@@ -53,8 +57,8 @@ def parts(count: int, unit: str) -> str:
 
 
 def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
-    """Returns the titles of steps given as (title, name), with the beginning of the fingerprint if two are
-    equal."""
+    """Returns the titles of steps given as (title, name). Equal titles get the beginning of the step's
+    fingerprint."""
     pairs = list(steps)
     times = Counter(title for title, _ in pairs)
     return [
@@ -63,17 +67,17 @@ def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def labelled(plans: Sequence[StepPlan]) -> Iterator[tuple[str, StepPlan]]:
-    """Returns each step's state with its label."""
+    """Yields each step's label and plan."""
     return zip(labels((each.step.title, each.step.name) for each in plans), plans, strict=True)
 
 
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the labels of rows with a `title` and a `name`, printable and not too long."""
+    """Returns the labels of rows with a `title` and a `name`, printable and shortened."""
     return [shortened(printable(label)) for label in labels((row["title"], row["name"]) for row in rows)]
 
 
 def shortened(label: str) -> str:
-    """Shortens a long label to its ends, which are more distinctive than its middle."""
+    """Shortens a long label by its middle, since the ends are more distinctive."""
     if len(label) <= LABEL_WIDTH:
         return label
     return f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
@@ -97,8 +101,12 @@ def terminal_width(otherwise: int = PIPED) -> int:
 
 
 def wrapped(text: str, indent: str = "", hanging: str = "", width: int | None = None) -> list[str]:
-    """Returns the text as printable lines of at most `width` characters, by default those of the terminal and
-    at most `WIDTH`; `hanging` indents all lines after the first. Lines break between words."""
+    """Returns the text as printable lines of at most `width` characters, broken between words.
+
+    Args:
+        hanging: the additional indent of all lines after the first.
+        width: by default the width of the terminal, at most `WIDTH`.
+    """
     return textwrap.wrap(
         printable(text),
         width or min(WIDTH, terminal_width(WIDTH)),
@@ -115,8 +123,8 @@ def evenly(keys: Sequence[str], count: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Returns one line without control characters: text from a worker on another host must not control a
-    terminal."""
+    """Returns the text as one line with control characters replaced by spaces, since text from a worker on
+    another host must not control the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -133,8 +141,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
 
 
 def in_blocks(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """Returns a table with a rule below its heading, as lines of at most `width` characters, by default those
-    of the terminal. Columns that do not fit follow below, beside the first column again."""
+    """Returns the lines of a table with a rule below its heading, of at most `width` characters, by default
+    those of the terminal. Columns that do not fit follow in further blocks, which repeat the first column."""
     width = width or terminal_width(UNLIMITED)
     first, *others = (list(column) for column in zip(*rows, strict=True))
     label = max(map(len, first))
@@ -151,7 +159,7 @@ def in_blocks(rows: Sequence[Sequence[str]], width: int | None = None) -> list[s
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table in Markdown, each cell on one line, with `|` escaped."""
+    """Returns a table in Markdown. Line breaks in cells become spaces, and `|` is escaped."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
 
@@ -161,7 +169,7 @@ def _markdown_cell(text: str) -> str:
 
 
 def with_details(lines: Sequence[str], details: Iterable[Sequence[str]]) -> list[str]:
-    """Returns a table's lines, from its heading to its total, with lines of details below each row."""
+    """Returns a table's lines, from the heading to the total, with lines of details below each row."""
     body = [line for row, below in zip(lines[1:-1], details, strict=True) for line in (row, *below)]
     return [lines[0], *body, lines[-1]]
 

@@ -1,7 +1,5 @@
-"""The table that `dgflow metrics` prints: values with their errors, their conditions, and every warning.
-
-Its lines need no documentation. It compares only results that were measured in the same way.
-"""
+"""The table that `dgflow metrics` prints: values with their errors, the conditions of the measurement, and
+every warning. Only results that were measured in the same way are compared."""
 
 from __future__ import annotations
 
@@ -17,10 +15,11 @@ _DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "reca
 
 
 def metrics_table(result: MetricResult, against: MetricResult | None = None) -> str:
-    """Returns the table and its notes. With `against` it adds that result's row below, the change from it,
-    and a verdict if the change exceeds the noise.
+    """Returns the table and its notes.
 
-    Raises ValueError if the two may not be compared.
+    With `against`, the table also has a row of that result, a row of changes from `against` to `result`, and
+    a row that says whether each change exceeds the noise. Raises ValueError if the two results may not be
+    compared.
     """
     changes = difference(result, against) if against else {}
     shown = [name for name in METRICS if name in result.values or (against and name in against.values)]
@@ -37,10 +36,10 @@ def metrics_table(result: MetricResult, against: MetricResult | None = None) -> 
     notes += [note for note in against.notes if note not in notes] if against else []
     theirs = against.warnings if against else []
     warnings = [
-        f"warning: {'of both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings
+        f"warning: {'for both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings
     ]
     warnings += [
-        f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings
+        f"warning: for the row 'against': {warning}" for warning in theirs if warning not in result.warnings
     ]
     texts = [*notes, *warnings]
     return "\n".join([*lines, "", *(line for text in texts for line in wrapped(text, hanging="  "))])
@@ -56,7 +55,8 @@ def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
 
 
 def _with_error(name: str, value: float, error: float | None, sign: str = "") -> str:
-    """Formats a value as `3.943 ± 0.021`: the error with two significant digits, at most `_DECIMALS`."""
+    """Formats a value such as `3.943 ± 0.021`: the error has two significant digits, but no more decimals
+    than `_DECIMALS` allows."""
     decimals = _DECIMALS[name]
     if error is None:
         return f"{value:{sign},.{decimals}f}"
@@ -89,9 +89,9 @@ def _notes(
         samples = [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
     kind = f"protocol {it.protocol}"
     if it.protocol == CUSTOM.name:
-        resize = f", resized as protocol {it.front_end} does" if it.front_end else ""
-        kind = f"own settings, of no published protocol{resize}"
-    network = f"with digest {it.network_digest[:12]}" if it.network_digest else "not known"
+        resize = f", resized as in protocol {it.front_end}" if it.front_end else ""
+        kind = f"custom settings, not those of a published protocol{resize}"
+    network = f"with digest {it.network_digest[:12]}" if it.network_digest else "unknown"
     return [
         f"{kind}; {better}",
         *samples,
@@ -105,8 +105,8 @@ def _notes(
 
 def _samples(it: Provenance) -> str:
     if it.n is None:
-        return f"statistics alone, of a number of images that is not known, digest {it.samples_digest[:12]}"
-    seed = "seed not known" if it.seed is None else f"seed {it.seed}"
+        return f"statistics of an unknown number of images, digest {it.samples_digest[:12]}"
+    seed = "seed unknown" if it.seed is None else f"seed {it.seed}"
     where = "" if it.start is None or it.stop is None else f", indices {it.start:,} to {it.stop - 1:,}"
     return f"{seed}{where}, digest {it.samples_digest[:12]}"
 
@@ -124,10 +124,10 @@ def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
 def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]) -> list[str]:
     lines = []
     if near := [name for name in shown if name in OF_NEIGHBOURS]:
-        rounded = "distances rounded to float16 as OpenAI's evaluator does"
+        rounded = "distances rounded to float16 as in OpenAI's evaluator"
         distances = "exact distances" if it.distances == "exact" else rounded
         lines.append(f"{_headings(near)}: {it.k} nearest neighbours, {distances}")
-    std = {name: f"; standard deviation over them {spread:.4g}" for name, spread in spreads.items()}
+    std = {name: f", with standard deviation {spread:.4g}" for name, spread in spreads.items()}
     if "is" in shown and it.n is not None:
         splits = math.ceil(it.n / it.split_size)
         mean = f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
@@ -143,19 +143,16 @@ def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]
 def _meaning_of_errors(results: Sequence[MetricResult]) -> list[str]:
     if all(error is None for result in results for error in result.errors.values()):
         return []
-    return [
-        "± is one standard error: how far the number moves with the choice of samples, the reference "
-        "staying as it is"
-    ]
+    return ["± is one standard error over draws of the samples; the reference is taken as fixed"]
 
 
 def _meaning_of_change(changes: dict[str, Change]) -> list[str]:
     if not changes:
         return []
     unknown = [name for name, change in changes.items() if change.error is None]
-    of_unknown = f"; unknown where no error is known ({_headings(unknown)})" if unknown else ""
+    of_unknown = f"; unknown without a standard error ({_headings(unknown)})" if unknown else ""
     return [
-        f"change: this result minus the row below it; more than noise: more than {NOISE:g} times the "
+        f"change: this result minus the row 'against'; more than noise: more than {NOISE:g} times the "
         f"change's standard error{of_unknown}"
     ]
 

@@ -1,4 +1,4 @@
-"""The result file of a step, for people: its arms as a table, and its figures."""
+"""The result file of a step in presentable form: its arms as a table, and its figures."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Outcome:
 
     @property
     def plain(self) -> Any:
-        """The file as JSON data, None if it is of another kind."""
+        """The content of a JSON file, None for a file of another format."""
         return json.loads(self.content) if self.step.suffix == ".json" else None
 
     @property
     def shown(self) -> dict[str, Metric]:
-        """The quantities that an arm has."""
+        """The quantities that at least one arm has, by key."""
         known = [name for name in self.step.columns if any(name in arm for arm in self.arms.values())]
         return {name: self.step.columns[name] for name in known}
 
     @property
     def table(self) -> Table | None:
-        """The arms with their quantities: mean and spread over seeds. None without arms, and for a
-        step whose figures begin with a table of its own."""
+        """The table of the arms: mean and spread over seeds of each quantity. None without arms, and for a
+        step whose first figure is a table."""
         if not self.shown or (self.figures and isinstance(self.figures[0], Table)):
             return None
         heading = ["", *(metric.heading for metric in self.shown.values()), "seeds"]
@@ -58,13 +58,13 @@ class Outcome:
 
     @property
     def tables(self) -> list[Table]:
-        """The table of the arms, and those among the figures."""
+        """The table of the arms, followed by the tables among the figures."""
         own = [] if self.table is None else [self.table]
         return own + [figure for figure in self.figures if isinstance(figure, Table)]
 
     @property
     def per_seed(self) -> list[list[str]]:
-        """A row per arm and seed: arm, seed, and each quantity."""
+        """Rows per arm and seed: the arm, the seed, and each quantity as text."""
         rows = []
         for name, arm in self.arms.items():
             count = int(_seeds(arm, self.shown))
@@ -84,8 +84,8 @@ class Outcome:
 
 
 def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:
-    """Returns the outcome of a step that makes a result for people; None for any other step, and while it is
-    incomplete. Raises CorruptObject if its file is damaged."""
+    """Returns the outcome of a step with a presentable result file; None for any other step, and while the
+    step is incomplete. Raises CorruptObject if the file is damaged."""
     step = step_plan.step
     if not isinstance(step, ResultStep) or not is_for_people(step) or not step_plan.complete:
         return None
@@ -94,12 +94,12 @@ def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:
 
 
 def is_for_people(step: ResultStep) -> bool:
-    """True for a step whose file an `Outcome` can show."""
+    """Returns True for a step whose file an `Outcome` can show."""
     return step.suffix == ".json" or has_figures(step)
 
 
 def has_figures(step: Step) -> bool:
-    """True for a step that draws figures from its file."""
+    """Returns True for a step that describes figures of its file."""
     return isinstance(step, ResultStep) and type(step).figures is not ResultStep.figures
 
 
@@ -108,6 +108,7 @@ def _seeds(arm: Mapping[str, Any], shown: Mapping[str, Metric]) -> str:
 
 
 def of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
-    """Returns the value of one seed, empty if there is none: a quantity may be one number for all seeds."""
+    """Returns the value of one seed as text; empty if there is none, as for a quantity with one value for all
+    seeds."""
     own = [] if value is None else value["per_seed"]
     return metric.shown(own[number]) if number < len(own) else ""

@@ -1,4 +1,4 @@
-"""The receipts of a recipe's steps: by step name, or by `variant` if several steps have one name."""
+"""The receipts of a recipe's steps, by step name, or by `variant` where several steps share a name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dgflow.store.receipts import Receipt
 
 
 def all_receipts(plans: Sequence[StepPlan], root: Root) -> dict[str, list[Receipt]]:
-    """Returns the receipts of the committed parts of every step, in order of the parts. Raises
-    CorruptObject."""
+    """Returns the receipts of every step's committed parts, in the order of the parts. Raises CorruptObject
+    for a damaged receipt."""
     times = Counter(each.step.name for each in plans)
     return {
         each.step.name if times[each.step.name] == 1 else each.step.variant: root.step_store(
@@ -24,5 +24,5 @@ def all_receipts(plans: Sequence[StepPlan], root: Root) -> dict[str, list[Receip
 
 
 def own_receipts(receipts: Mapping[str, list[Receipt]], step: Step) -> list[Receipt]:
-    """Returns the receipts of one step among all."""
+    """Returns the receipts of one step from those of `all_receipts`."""
     return receipts[step.name] if step.name in receipts else receipts[step.variant]

@@ -1,9 +1,9 @@
-"""A run as one self-contained HTML page.
+"""Renders a run as one self-contained HTML page.
 
-The page makes no request, everything that comes from the store is escaped, and the same root gives the same
-bytes (no time of writing). An incomplete root shows its committed and missing parts. While a run is in
-progress the page says so, with the time, and reloads itself. `page.html` has the sections, `style.html` the
-styles.
+The page makes no request, and everything that comes from the store is escaped. The same root gives the same
+bytes, since the page does not hold the time of writing. The page of an incomplete root shows the committed
+and the missing parts. While a run is in progress, the page shows the time and reloads itself. `page.html`
+has the sections, `style.html` the styles.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ from dgflow.store.receipts import Receipt
 from dgflow.store.runs import Asked, newest
 from dgflow.testing.smoke_root import is_smoke_run
 
-REFRESH_SECONDS = 30  # after which a page of a run in progress reloads itself
+REFRESH_SECONDS = 30  # time between reloads of the page of a run in progress
 
 
 def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> str:
-    """Returns the page of `target` in `store`. Raises CorruptObject as `summarise` does; damaged images are
-    only named.
+    """Returns the page of `target` in `store`.
 
-    `asked` describes the recipe if the root has no record of a run of it.
+    Raises CorruptObject for damaged receipts or results. Damaged images are reported on the page instead.
+
+    Args:
+        asked: the description of the recipe, used if the root has no record of a run of it.
     """
     summary = summarise(target, store)
     record = newest(store, target.name)
@@ -84,16 +86,16 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
 
 
 def _title(target: Target, store: ObjectStore, asked: Asked | None) -> str:
-    """Returns the recipe's name; a description of the target if no recipe is known."""
+    """Returns the recipe's name, or a description of the target if the recipe's name is unknown."""
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     title = title[:1].upper() + title[1:]
     if asked is not None and (asked.recipe or asked.file):
         title = asked.recipe or str(asked.file)
-    return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
+    return f"Smoke run, meaningless results: {title}" if is_smoke_run(store) else title
 
 
 def _about(summary: Summary, store: ObjectStore) -> list[tuple[str, str]]:
-    """Returns the root, the last step and the times of the commits."""
+    """Returns pairs of name and text: the root, the last step, and the times of the first and last commit."""
     facts = [("root", store.url), ("last step", summary.target.name)]
     times = [receipt.created for receipts in summary.receipts.values() for receipt in receipts]
     return [*facts, *([("committed", f"{_utc(min(times))} to {_utc(max(times))}")] if times else [])]
@@ -143,7 +145,7 @@ def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[
 
 
 def _environments(summary: Summary) -> list[dict[str, Any]]:
-    """Returns the devices and versions with which parts were made, and the number of parts."""
+    """Returns the number of parts made with each device and set of versions."""
 
     def where(receipt: Receipt) -> tuple[str, str]:
         return receipt.device, ", ".join(

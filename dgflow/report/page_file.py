@@ -1,5 +1,8 @@
-"""The page files of a root: `report.html` is the page of a recipe's latest variant. A root of several
-variants also has a page for each, under the name of its last step, and `index.html`, which compares them."""
+"""The page files of a root.
+
+`report.html` is the page of the latest variant of a recipe. A root with several variants also has a page for
+each variant, named by the variant's last step, and `index.html`, which compares them.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from markupsafe import Markup
 from dgflow.store.objects import ObjectStore
 
 PAGE, INDEX = "report.html", "index.html"
-NO_INDEX = Markup("<!-- no index -->")  # placeholder for the link to the index, if there is one
+NO_INDEX = Markup("<!-- no index -->")  # replaced by a link to the index once the root has one
 _TARGET = re.compile(rb'<meta name="dgflow-target" content="([a-z0-9-]+)">')
-_BEFORE = re.compile(rb'<span class="mono">([a-z0-9-]+)</span> in <span')  # earlier pages
+_BEFORE = re.compile(rb'<span class="mono">([a-z0-9-]+)</span> in <span')  # in pages of earlier versions
 
 
 def page_of(target: str) -> str:
@@ -26,8 +29,8 @@ def index_link() -> Markup:
 
 
 def put_page(store: ObjectStore, target: str, text: bytes) -> str | None:
-    """Writes a variant's page, and keeps the page of another variant beside it. Returns the other's name,
-    None without one."""
+    """Writes a variant's page as `report.html`. If `report.html` was the page of another variant, that page
+    is kept under its own name, and the name of the other variant's last step is returned; otherwise None."""
     try:
         old = store.get(PAGE)
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""The samples that guidance changed most: the same noise and label with and without guidance, side by
-side."""
+"""The samples that guidance changed most: the results of the same noise and label with and without
+guidance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from dgflow.report.effects import base_of
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.shards import Columns
 
-MOST = 8  # pairs
-SHOWN, LARGE = 96, 192  # maximum pixels of a magnified picture, and of an enlarged one
-LEAST = 1 / 255  # a change that is visible in the pixels
+MOST = 8  # maximum number of samples shown
+SHOWN, LARGE = 96, 192  # maximum width of a magnified and of an enlarged image, in pixels
+LEAST = 1 / 255  # minimum change of a sample shown: one level of 8 bits
 
 
 def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | None:
-    """Returns the `columns` (sample indices) and `rows` (arm and pictures) of the samples that changed most,
-    by the root mean square of the change of their pixels, averaged over all arms but the base; `among` is the
-    number of samples compared. None if nothing changed.
+    """Returns the samples that changed most, None if none changed visibly.
+
+    Samples are ordered by the root mean square of the change of their pixels, averaged over all arms except
+    the base. The keys are `columns` (index, label and change of each sample), `rows` (each arm's name and
+    images), `among` (the number of samples compared), `width` and `large` (the width of an image, magnified
+    and enlarged) and `shrunk` (the original width of shrunk images, else None).
 
     Args:
-        rows: the first samples of every arm: `index`, `label` and `image`, from the same noise.
+        rows: `index`, `label` and `image` of every arm's first samples, which started from the same noise.
     """
     base = base_of(target, target.arms)
     among = min(len(own["index"]) for own in rows.values())
@@ -56,7 +59,7 @@ def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | Non
 
 
 def _change(own: Columns, base: Columns, among: int) -> np.ndarray:
-    """Returns per sample the root mean square of the change of its pixels, with 1 for black to white."""
+    """Returns the root mean square change of each sample's pixels, where 1 is black to white."""
     difference = own["image"][:among].astype(np.float32) - base["image"][:among]
     return np.sqrt(np.mean(np.square(difference / 255), axis=(1, 2, 3)))
 

@@ -1,4 +1,4 @@
-"""The mean cost of a sample, an epoch or a result, from a sample of each step's receipts."""
+"""Estimates the mean cost of a sample, an epoch or a result from some receipts of each step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dgflow.report.summary import worker_seconds
 from dgflow.specs.step import SampleStep, Step
 from dgflow.store.objects import ObjectStore
 
-ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, even out of 10,000 shards
+ESTIMATE_SAMPLE = 16  # maximum number of receipts read per step
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
-    any."""
+    """The mean cost of one sample, epoch or result. `row` is the uncompressed size of a sample in bytes, None
+    for a step without samples."""
 
     seconds: float  # of work, summed over workers
     bytes: float
@@ -32,14 +32,15 @@ def row_of(step: Step) -> int | None:
 
 
 def rates_of(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, Rate]:
-    """Returns the rates by fingerprint, for steps that have receipts and whose kind has work left."""
+    """Returns the rates of steps by fingerprint. Only steps with receipts are included, and only kinds of
+    steps with work left."""
     root = Root(store)
     kinds = {step_plan.step.kind for step_plan in plans if step_plan.missing}
     rates: dict[str, Rate] = {}
     for step_plan in plans:
         if step_plan.step.kind in kinds:
             step_store = root.step_store(step_plan.step)
-            # Parts made from earlier inputs are as good for an estimate.
+            # Without parts made from the current inputs, those made from earlier inputs serve as well.
             keys = list(step_plan.done.values()) or [
                 key for of in step_store.committed(step_plan.folder).values() for key in of.values()
             ]
@@ -68,8 +69,8 @@ def rates_by_kind(plans: Sequence[StepPlan], rates: Mapping[str, Rate]) -> dict[
 def rate_of(
     step_plan: StepPlan, rates: Mapping[str, Rate], by_kind: Mapping[str, Sequence[Rate]]
 ) -> Rate | None:
-    """Returns the step's own rate, else the mean of the others of its kind; if their samples differ in size,
-    only their time."""
+    """Returns the step's own rate, or else the mean rate of other steps of its kind; None without any. If no
+    such step has samples of the same size, only the time is meaningful, and `row` is -1."""
     if step_plan.step.fingerprint in rates:
         return rates[step_plan.step.fingerprint]
     alike = by_kind.get(step_plan.step.kind)

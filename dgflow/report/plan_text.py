@@ -1,7 +1,7 @@
-"""The text of `plan`: the work, size and time that a recipe still needs.
+"""The text of `plan`: the work, storage and time that a recipe still needs.
 
-Sizes and times are estimates from a sample of each step's receipts. Without receipts, sizes are upper bounds
-from the steps' fields, and hours come from `Costs`, if requested.
+Sizes and times are estimated from a sample of each step's receipts. Without receipts, sizes are upper bounds
+computed from the steps' fields, and hours come from `Costs`, if requested.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from dgflow.report.layout import duration, size, terminal_width, wrapped
 from dgflow.report.plan_rates import Rate, rate_of, rates_by_kind, rates_of, row_of
 from dgflow.store.objects import ObjectStore
 
-HINT = "hours and money: --device NAME, such as h100, or --pilot, one batch here; --price P an hour"
+HINT = "for hours and cost: --device NAME, such as h100, or --pilot (runs one batch here); --price P per hour"
 
 
 def plan_json(
     plans: Sequence[StepPlan], store: ObjectStore | None = None, costs: Costs | None = None
 ) -> dict[str, Any]:
-    """Returns `steps`, in execution order, and their `total`, of the remaining work.
+    """Returns the remaining work as JSON data: `steps`, in execution order, and their `total`.
 
-    `choices` are numbers that a step took from measurements of its inputs, such as a weight by Gain.
-    `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of its kind in
-    this plan (`bytes_from` is "receipts"). Without any, or without `store`, `worker_hours` is None, and
-    `bytes` an upper bound from the step's fields (`bytes_from` is "fields") or None. `costs` adds
-    `parameters`, `flops` (None for a pilot), `device_hours`, for a training `training_memory_bytes` (a batch
-    on one GPU) and, with a price per hour, `money`; the key `costs` then holds their assumptions.
+    - `choices` are values that a step took from measurements of its inputs, such as a weight by Gain.
+    - `worker_hours` and `bytes` are estimates from receipts of the same step, or else of other steps of its
+      kind in this plan (`bytes_from` is "receipts").
+    - Without such receipts, or without `store`, `worker_hours` is None, and `bytes` is an upper bound from
+      the step's fields (`bytes_from` is "fields") or None.
+    - With `costs`, each step also has `parameters`, `flops` (None for a pilot), `device_hours`, for a
+      training `training_memory_bytes` (of one batch on one GPU) and, with a price per hour, `money`. The key
+      `costs` holds the assumptions.
     """
     rates = rates_of(plans, store) if store is not None else {}
     by_kind = rates_by_kind(plans, rates)
@@ -64,8 +66,8 @@ def plan_json(
 
 
 def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | None = None) -> str:
-    """Formats `plan_json` as a table by arms that fits the terminal, with a reason below each step that is
-    not reused."""
+    """Formats `plan_json` as a table that fits the terminal, grouped by arm, with the reasons below each step
+    that is not reused."""
     data, width, places = plan_json(plans, store, costs), terminal_width(), named(plans)
     total, labels = data["total"], {plans[place.number].step.variant: place for place in places}
     rows = [
@@ -87,13 +89,13 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     table += next(lines)
     notes = _notes(total, costs) if any(each.missing for each in plans) else []
     if any(each.changes for each in plans):
-        notes.insert(0, "a -> b: a field's value in the nearest step of the kind that is there, and here")
+        notes.insert(0, "a -> b: a field's value in the most similar step of its kind in the root, and here")
     return "\n".join([*table, *(line for note in notes for line in wrapped(note, hanging="  ", width=width))])
 
 
 def _reasons(step_plan: StepPlan, labels: Mapping[str, Named]) -> list[str]:
-    """Returns a line per reason. The steps that it waits for are named as in the table, by `labels`, a
-    mapping from `variant`."""
+    """Returns a line per reason why a step is not reused. The steps that it waits for are named as in the
+    table; `labels` maps each step's `variant` to its place in the table."""
     if step_plan.changes:
         more = len(step_plan.changes) - SHOWN_REASONS
         return [*map(str, step_plan.changes[:SHOWN_REASONS]), *([f"and {more} more"] if more > 0 else [])]
@@ -112,7 +114,7 @@ def _reasons(step_plan: StepPlan, labels: Mapping[str, Named]) -> list[str]:
 
 
 def _columns(costs: Costs | None) -> list[Column]:
-    """Returns the columns of the table; the least important ones move below the rows of a narrow terminal
+    """Returns the columns of the table. In a narrow terminal the least important ones move below their rows
     first."""
     columns = [
         Column("", left=True),
@@ -153,30 +155,30 @@ def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
 
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
-    """Returns notes on the basis of the columns."""
-    notes = ["≤: at most, uncompressed, where no receipt of such a step says more"]
+    """Returns notes that explain the columns."""
+    notes = ["≤: upper bound, uncompressed, where no receipt of a step of that kind allows an estimate"]
     if costs is None:
         if total["unknown"]:
             notes.append(
-                "?: no receipt of such a step to estimate from yet, or of weights; the latter are known "
+                "?: no receipt of a step of that kind to estimate from yet; the size of weights is known "
                 "with --device"
             )
         return [*notes, HINT]
     notes.append(
-        "evaluations: of sampled score networks, feature networks and autoencoders; hours have those of "
-        "guides and training in them, too"
+        "evaluations: of score networks in sampling, feature networks and autoencoders; the hours also "
+        "include guidance and training"
     )
     notes.append(f"{costs.device} hours: {costs.assumptions}.")
     notes += _memory_notes(costs)
     notes.append(
-        "Not in them: reading and writing data, metrics on features, optimisers, talk between devices, "
-        "waiting."
+        "Not included: reading and writing data, metrics on features, optimisers, communication between "
+        "devices, waiting."
     )
     return notes
 
 
 def _memory_notes(costs: Costs) -> list[str]:
-    """Returns a line per batch size of trainings, and the effect of a smaller GPU."""
+    """Returns a line per distinct training batch: its memory, and a warning if the GPU has less."""
     lines = []
     for estimate in costs.steps.values():
         if (memory := estimate.memory) is None or costs.gpu_bytes is None:
@@ -186,11 +188,11 @@ def _memory_notes(costs: Costs) -> list[str]:
             f"a training batch of {memory.batch:,} takes about {size(whole)} of a GPU's memory in one piece"
         )
         if gpus is None:
-            line += f"; warning: not one of its rows fits into {size(costs.gpu_bytes)}"
+            line += f"; warning: not even one of its rows fits into {size(costs.gpu_bytes)}"
         elif gpus > 1:
             line += (
-                f"; warning: {size(costs.gpu_bytes)} hold it in {parts} parts, with the same gradient, or on "
-                f"{gpus} GPUs (--train-workers {gpus})"
+                f"; warning: with {size(costs.gpu_bytes)} it is computed in {parts} parts, with the same "
+                f"gradient, or on {gpus} GPUs (--train-workers {gpus})"
             )
         lines.append(f"{line}.")
     return list(dict.fromkeys(lines))
@@ -213,14 +215,14 @@ def _hours_left(row: dict[str, Any]) -> str:
 
 
 def _costs_shown(row: dict[str, Any], costs: Costs) -> list[str]:
-    """Returns parameters, hours and money, empty if no network runs."""
+    """Returns the cells of parameters, hours and cost, empty if no network runs."""
     hours, money = row["device_hours"], row.get("money")
     cells = [_count(row["parameters"]) if row["parameters"] else "", _number(hours) if hours else ""]
     return cells + ([] if costs.price is None else [f"{money:,.2f}" if money else ""])
 
 
 def _count(parameters: int) -> str:
-    """Formats a count: `675.1 M`."""
+    """Formats a number of parameters, such as `675.1 M`."""
     for power, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if parameters >= power:
             return f"{parameters / power:.1f} {unit}"
@@ -236,7 +238,7 @@ def _number(hours: float) -> str:
 def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None) -> dict[str, Any]:
     work, stored = step_plan.amount, None if estimate is None else estimate.bytes
     rows = step_plan.step.amount(step_plan.missing)  # including copied ones
-    # Another step's samples compress alike if they hold the same amount.
+    # Samples of another step compress alike if they have the same uncompressed size.
     from_receipts = rate is not None and (
         rate.own or (rate.row is not None and rate.row == row_of(step_plan.step))
     )

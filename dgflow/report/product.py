@@ -15,16 +15,16 @@ from dgflow.store.open import as_typed
 
 @dataclass(frozen=True)
 class Product:
-    """A recipe's product as lines for people, and as JSON data: `step`, and `address` of samples or `path` of
-    a file."""
+    """A recipe's product, as lines of text and as JSON data (`made`): the name of the `step`, and the
+    `address` and number of `rows` of samples or the `path` of a file."""
 
     lines: list[str]
     made: dict[str, Any]
 
 
 def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | None:
-    """Returns the product of `target`, whose last step is in the state `last`; None while it is
-    incomplete."""
+    """Returns the product of `target`; None while `last`, the plan of its last step, is incomplete, and for
+    targets without a product of their own."""
     if not last.complete or last.bound is None:
         return None
     root = Root(store)
@@ -60,7 +60,7 @@ def _samples(target: Slice, store: ObjectStore) -> Product:
     address = f"{as_typed(store)}/{target.name}[{target.start}:{target.stop}]"
     lines = [f"{target.rows:,} samples of {target.step.title}: {address}"]
     if target.step.gives_latents:
-        lines.append("they are latents; as images: return Decode(latents=..., vae=...)[start:stop]")
+        lines.append("these are latents; for images, return Decode(latents=..., vae=...)[start:stop]")
     else:
         lines.append(f"as files: dgflow export '{address}' samples.npz   (or --format png, parquet)")
     return Product(lines, {"step": target.name, "address": address, "rows": target.rows})

@@ -1,4 +1,4 @@
-"""The page's sections of results: the table, and the figures of every step that has some."""
+"""The page's result sections: the table of the result, and the figures of every step that has figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dgflow.store.objects import ObjectStore
 
 
 def result(summary: Summary) -> dict[str, Any] | None:
-    """Returns the result of the recipe, None while it is incomplete."""
+    """Returns the section of the recipe's result, None while the recipe is incomplete."""
     figures = [] if summary.outcome is None else [drawn(each) for each in summary.outcome.figures]
     if summary.result is not None:
         return _evaluation(summary) | {"figures": figures, "arms": arm_plots(summary)}
@@ -61,8 +61,8 @@ def _evaluation(summary: Summary) -> dict[str, Any]:
 
 
 def figure_sections(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
-    """Returns the figures of the steps on the way to the result, with each step's title, without those that a
-    sweep has in its table. Raises CorruptObject if a file is damaged."""
+    """Returns the `title`, `name` and `figures` of every step before the last that has figures. Steps whose
+    results are in the table of a sweep are left out. Raises CorruptObject if a file is damaged."""
     sections = []
     sweeps = [each.node for each in summary.plans if isinstance(each.step, Sweep | SelectedSweep)]
     times = timings(summary.plans, summary.receipts)

@@ -1,5 +1,5 @@
-"""The index of a root that holds several variants: for each its page, its options, and the effects of its
-arms. Reads the records of runs and the files of their last steps."""
+"""The index of a root that holds several variants: the page of each variant, its options, and the effects of
+its arms. It is made from the records of runs and the files of their last steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dgflow.store.receipts import CorruptObject
 
 
 def render_index(store: ObjectStore) -> str | None:
-    """Returns the index, the latest variant first; None for a root with fewer than two variants."""
+    """Returns the index page, latest variant first; None for a root with fewer than two variants."""
     now = store.now()
     found = variants(store, now)[::-1]
     if len(found) < 2:
@@ -48,10 +48,10 @@ def render_index(store: ObjectStore) -> str | None:
     return rendered(
         "index.html",
         title="Variants of this root",
-        tagline=f"{len(found)} recipes or settings of them, the latest first",
+        tagline=f"{len(found)} recipes or settings of recipes, the latest first",
         root=store.url,
         interval=INTERVAL,
-        heading=["variant", "arm", "metric", "value", f"change ({INTERVAL})", "state", "begun, UTC"],
+        heading=["variant", "arm", "metric", "value", f"change ({INTERVAL})", "state", "started, UTC"],
         rows=rows,
         figures=[_figure(title, each) for title, each in by_metric.items()],
     )
@@ -67,8 +67,8 @@ def _cells(effect: Effect) -> list[str]:
 
 
 def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
-    """Returns the effects from the file of the variant's last step; none if there is no such file, or its
-    kind is not known here."""
+    """Returns the effects in the file of the variant's last step. The list is empty if the file is missing or
+    damaged, or if this version does not know the kind of step."""
     try:
         step = root.step(variant.record.target)
         receipts = root.newest(step) if isinstance(step, ResultStep) else {}
@@ -81,7 +81,7 @@ def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
 
 
 def _labels(asked: Sequence[Any]) -> list[str]:
-    """Labels each variant by its recipe and the options that differ among those of the same recipe."""
+    """Returns a label per variant: its recipe, and the options that differ among variants of that recipe."""
     out = []
     for own in asked:
         same = [each.options for each in asked if each.recipe == own.recipe]

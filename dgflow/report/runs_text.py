@@ -1,5 +1,5 @@
-"""The runs of a root in words: active drivers, runs that ended, and other contents of the root beside a
-recipe."""
+"""Describes the runs of a root in words: active drivers, ended runs, and the contents of the root that belong
+to other recipes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dgflow.store.runs import Asked, Driver, RunRecord, drivers, goal, ranges, r
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe with certain options, as a root holds it: all runs with the same last step."""
+    """A recipe with certain options in a root: all runs with the same last step."""
 
     record: RunRecord  # of the latest run
     runs: int
-    drivers: tuple[Driver, ...]  # that have not ended cleanly, and with no later run
+    drivers: tuple[Driver, ...]  # active ones, and that of the latest run if it did not end cleanly
 
     @property
     def living(self) -> list[Driver]:
@@ -37,7 +37,7 @@ class Variant:
 
 
 def variants(store: ObjectStore, now: float) -> list[Variant]:
-    """Returns the contents of a root, in the order of the latest runs, oldest first."""
+    """Returns the variants that a root holds, in the order of their latest runs, oldest first."""
     everything, at_work = records(store), drivers(store, now)
     newest: dict[str, RunRecord] = {}
     for record in everything:
@@ -58,19 +58,19 @@ def variants(store: ObjectStore, now: float) -> list[Variant]:
 
 
 def named(asked: Asked) -> str:
-    """Formats the recipe with the options that differ from its defaults: `digits --samples 500`."""
+    """Formats a recipe with the options that differ from its defaults, such as `digits --samples 500`."""
     return printable(f"{asked.recipe or shlex.join(asked.command) or 'a run'} {asked.given}".strip())
 
 
 def goal_of(target: Target) -> str:
-    """Returns the `RunRecord.goal` of a run of this target."""
+    """Returns the `RunRecord.goal` of runs of this target."""
     step = last_step(target)
     return goal(step.name, ranges(step.parts((target,) if isinstance(target, Slice) else ())))
 
 
 def others_line(found: Sequence[Variant], asked: Asked, own: str) -> str | None:
-    """Formats the contents beside the goal `own`: `this root also holds digits (run with --samples 500),
-    done`; None if there are none."""
+    """Describes the variants whose goal is not `own`, such as `this root also holds digits (run with
+    --samples 500), done`. None if there are none."""
     others = [each for each in found if each.record.goal != own]
     if not others:
         return None
@@ -88,18 +88,18 @@ def _other(variant: Variant, asked: Asked) -> str:
 
 
 def driver_lines(variant: Variant) -> list[str]:
-    """Returns a line per driver that is active, or was ended without a word; else how the latest run
-    ended."""
+    """Returns a line per driver that is active or ended without a word. Without such a driver, the line says
+    how the latest run ended."""
     lines = [_driver(driver) for driver in variant.drivers]
     record = variant.record
     if not lines:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.started))
-        lines = [f"last run: begun {when} on {record.host}, {variant.outcome}"]
+        lines = [f"last run: started {when} on {record.host}, {variant.outcome}"]
     return [printable(line) for line in lines]
 
 
 def at_work_lines(target: Target, store: ObjectStore) -> list[str]:
-    """Returns a line per driver that is active on this target now."""
+    """Returns a line per driver that currently works on this target."""
     own, now = goal_of(target), store.now()
     return [
         printable(_driver(each)) for each in drivers(store, now) if each.alive and each.record.goal == own
@@ -113,7 +113,7 @@ def _driver(driver: Driver) -> str:
     if not driver.alive:
         return (
             f"ended without a word: {who}; last sign of life {duration(driver.silent)} ago, in {at}; the "
-            "same command goes on from there"
+            "same command continues from there"
         )
     counts = f": {beat.done:,} of {beat.wanted:,} {beat.unit}" if beat.step else ""
     does = f", {beat.does}" if beat.does else ""
@@ -136,7 +136,8 @@ def as_json(variant: Variant) -> dict[str, Any]:
 
 
 def driver_json(driver: Driver) -> dict[str, Any]:
-    """Returns a driver as JSON data: its identity, its liveness, and its `Beat`."""
+    """Returns a driver as JSON data: its run, host and process, whether it is alive, and its latest
+    `Beat`."""
     record = driver.record
     own = {"run": record.id, "host": record.host, "pid": record.pid, "alive": driver.alive}
     return own | {"silent": driver.silent} | driver.beat.model_dump(exclude={"written"})
@@ -145,13 +146,13 @@ def driver_json(driver: Driver) -> dict[str, Any]:
 def seen_steps(
     found: Sequence[Variant], store: ObjectStore, names: Sequence[str]
 ) -> Mapping[str, list[Seen]]:
-    """Returns the steps of each variant, by its goal."""
+    """Returns the steps of each variant, by the variant's goal."""
     return {each.record.goal: of_record(each.record, store, names) for each in found}
 
 
 def unrecorded(found: Sequence[Variant], store: ObjectStore, names: Sequence[str]) -> list[tuple[str, int]]:
-    """Returns the steps that no record names, such as those of earlier versions, with the number of their
-    parts."""
+    """Returns name and number of parts of each step that no record names, such as steps made by earlier
+    versions."""
     recorded = {step.name for each in found for step in each.record.steps}
     return [(name, _parts(store, name)) for name in steps_among(names) if name not in recorded]
 

@@ -1,4 +1,4 @@
-"""A step as found in a root, with its recipe or by the record of a run alone."""
+"""The state of a step in a root, from a plan of its recipe or from the record of a run alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """The parts of a step that are wanted, and those that are committed."""
+    """A step's wanted and committed parts."""
 
     name: str
     title: str
@@ -38,7 +38,7 @@ class Seen:
 
 
 def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
-    """Returns the step of a plan."""
+    """Returns the state of a planned step."""
     step = plan.step
     return Seen(
         name=step.name,
@@ -56,17 +56,17 @@ def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
 
 
 def of_record(record: RunRecord, store: ObjectStore, names: Sequence[str]) -> list[Seen]:
-    """Returns the steps that a run asked for; `names` are those in the root."""
+    """Returns the states of the steps that a run needed; `names` are the steps in the root."""
     return [_recorded(step, store, step.name in names) for step in record.steps]
 
 
 def opened(store: ObjectStore, name: str) -> StepStore | None:
-    """Returns the step in a folder of the root; None if its description is missing or damaged."""
+    """Returns the store of the step `name`; None if the step's description is missing or damaged."""
     try:
         fingerprint = (read_step(store, name) or {}).get("fingerprint")
         return StepStore(store, name.rpartition("-")[0], fingerprint) if fingerprint else None
     except (CorruptObject, ValueError) as error:
-        log.warning("could not read what %s is, see `verify`: %s", name, error)
+        log.warning("could not read the description of %s, see `verify`: %s", name, error)
         return None
 
 

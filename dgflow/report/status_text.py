@@ -1,11 +1,11 @@
 """The text of `status`: progress, rate, cost and failures of a run.
 
-All information comes from the store, with few requests: for an incomplete step two listings, a sample of its
-receipts and the newest notes of attempts; for a complete one the sample. Times are compared by the store's
-own clock, since the clocks of the writing hosts may differ by a day.
+All information comes from the store, with few requests. An incomplete step takes two listings, a sample of
+its receipts and the newest notes of attempts; a complete step takes only the sample. Times are compared by
+the store's own clock, since the clocks of the writing hosts may differ by a day.
 
-A step is running if a driver that gives signs of life says so (`dgflow/store/runs.py`). A root without
-records of runs, of an earlier version, is judged by its newest commits and attempts.
+A step is running if a live driver says so (`dgflow/store/runs.py`). A root of an earlier version, without
+records of runs, is judged by its newest commits and attempts.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from dgflow.store.runs import Driver
 from dgflow.store.step_store import StepStore
 
 STATUS_SAMPLE = 64
-RATE_SAMPLE = 20  # minimum number of commits, if there are as many, for the current rate
+RATE_SAMPLE = 20  # commits from which the current rate is computed, or all if there are fewer
 SILENCE = 600.0  # seconds after which a silent attempt or run counts as dead; longer if parts take longer
-FIRST_SILENCE = 3600.0  # the same while no committed part shows how long one takes
-SHOWN_ERRORS = 5  # the newest per step in a table; JSON holds all
-SHOWN_ERROR = 200  # characters of an error in a table; JSON holds all of it
+FIRST_SILENCE = 3600.0  # the same while no committed part shows how long a part takes
+SHOWN_ERRORS = 5  # maximum number of errors per step in a table, newest first; JSON holds all
+SHOWN_ERROR = 200  # maximum characters of an error in a table; JSON holds the whole text
 
-COLUMNS = (  # the least important ones move below the rows of a narrow terminal first
+COLUMNS = (  # in a narrow terminal the least important ones move below their rows first
     Column("step", left=True),
     Column("done"),
     Column("", left=True),
     Column("state", left=True),
     Column("in flight", moves=3),
     Column("failed", moves=4),
-    Column("a minute", moves=2),
+    Column("per minute", moves=2),
     Column("left"),
     Column("work so far", moves=1),
     Column("cost so far", moves=0),
@@ -62,29 +62,36 @@ def status_rows(
 def rows_of(
     steps: Sequence[Seen], *, now: float, price: float | None = None, drivers: Sequence[Driver] | None = None
 ) -> list[dict[str, Any]]:
-    """Returns the state of each step as JSON data, judged at `now`, in seconds since the epoch by the store's
-    clock.
+    """Returns the state of each step as JSON data.
 
-    `state` is done, running, stopped (started, and nobody works on it), to do, or waiting (for its inputs). A
-    step is running if one of the `drivers` works on it; None judges by commits and attempts, for roots
-    without records of runs. `in_flight` are the attempts in progress, for a training with its step within the
-    epoch and its loss. `failed` are those that ended in an error, of parts that are not committed, newest
-    first; `part` is the number of the shard or epoch. `safe` is the `step` of `steps` of the open epoch
-    `part` that its newest checkpoint holds. `rate_per_minute` is that of the newest commits. `seconds_left`
-    is the driver's estimate, else it follows from the rate while the step is running. `worker_seconds` is the
-    work in committed parts (exact up to 64 parts, then estimated from 64), and `money` its cost with the
-    `price` per worker-hour.
+    - `state` is done, running, stopped (started, but no driver works on it), to do, or waiting (for inputs).
+    - `in_flight` lists the attempts in progress; for a training with the step within the epoch and the loss.
+    - `failed` lists failed attempts at parts that are not committed, newest first; `part` is the number of
+      the shard or epoch.
+    - `safe` is the newest checkpoint within an epoch: `part` is the epoch, `step` of `steps` the position.
+    - `rate_per_minute` is computed from the newest commits.
+    - `seconds_left` is the driver's estimate, or else follows from the rate while the step is running.
+    - `worker_seconds` is the work in committed parts, exact up to 64 parts, then estimated from 64.
+    - `money`, with a `price`, is the cost of that work.
+
+    Args:
+        now: the time of the judgement, in seconds since the epoch by the store's clock.
+        price: the price per worker-hour.
+        drivers: the drivers of the root. A step is running if a live one works on it. With None, for roots
+            without records of runs, commits and attempts decide.
     """
     rows = [_row(step, now, drivers) for step in steps]
     return rows if price is None else [row | {"money": row["worker_seconds"] / 3600 * price} for row in rows]
 
 
 def status_total(rows: Sequence[dict[str, Any]], drivers: Sequence[Driver] | None = None) -> dict[str, Any]:
-    """Returns the sum of the rows: `done` and `wanted` parts, `in_flight` and `failed` as numbers,
-    `worker_seconds` and, if known, `money`, and `seconds_left`, of all steps but the `steps_untimed`.
+    """Returns the totals of the rows as JSON data.
 
-    `state` is done if every step is, running if a driver is alive or a step is running, stopped if one has
-    started, else to do.
+    - `state` is done if every step is done, running if a driver is alive or a step is running, stopped if a
+      step has started, and otherwise to do.
+    - `done`, `wanted`, `in_flight` and `failed` are numbers of parts and attempts.
+    - `worker_seconds` and, if known, `money` are sums.
+    - `seconds_left` is the drivers' estimate for all steps except the number of `steps_untimed`.
     """
     states = [row["state"] for row in rows]
     begun = any(row["done"] for row in rows) or "stopped" in states
@@ -102,7 +109,7 @@ def status_total(rows: Sequence[dict[str, Any]], drivers: Sequence[Driver] | Non
 
 
 def run_left(driver: Driver) -> float | None:
-    """Returns the seconds that a driver has left for the steps that it can time; None if it has no
+    """Returns a driver's estimate of the seconds left, without steps not yet timed; None without an
     estimate."""
     return None if driver.beat.run_left is None else max(0.0, driver.beat.run_left - driver.silent)
 
@@ -158,24 +165,28 @@ def _per_minute(rate: float) -> str:
 
 
 def _moments(step: Seen, step_store: StepStore) -> list[float]:
-    """Returns the times of all commits, in seconds since the epoch, in order: one listing."""
+    """Returns the times of all commits in order, in seconds since the epoch, from one listing."""
     ours = set(step.done.values())
     entries = step_store.store.list(f"{step_store.name}/{step.folder}") if ours else []
     return sorted(entry.modified for entry in entries if entry.key in ours)
 
 
 def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | None:
-    """Returns the recent commits per second, or None; `seconds` is the duration of one.
+    """Returns the recent number of commits per second, None if it cannot be estimated.
 
-    Counted back from the newest, up to a pause, over at least `RATE_SAMPLE` commits and two rounds of work:
-    many workers that started together also commit together, and a single burst does not show the time until
-    the next.
+    The rate covers the newest commits back to the last pause, at least `RATE_SAMPLE` of them and two rounds
+    of work. Workers that start together also commit together, so a single burst does not show the time until
+    the next one.
+
+    Args:
+        patience: a longer time in seconds between two commits is a pause.
+        seconds: the mean time that one part takes.
     """
     backwards = range(len(moments) - 1, 0, -1)
     run = moments[next((i for i in backwards if moments[i] - moments[i - 1] > patience), 0) :]
     backwards = range(len(run) - RATE_SAMPLE, -1, -1)
     enough = next((i for i in backwards if run[-1] - run[i] >= 2 * seconds), None)
-    if enough is None:  # from the beginning, which was one part's work before the first commit
+    if enough is None:  # since the start of the work, one part's time before the first commit
         whole = run[-1] - run[0] + seconds
         return len(run) / whole if whole > 0 else None
     late = run[enough:]
@@ -185,8 +196,8 @@ def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | 
 def status_table(
     rows: Sequence[dict[str, Any]], now: float | None = None, drivers: Sequence[Driver] | None = None
 ) -> str:
-    """Formats `status_rows` as a table that fits the terminal, with a total, the epochs in training and the
-    newest failed attempts, whose age is judged at `now`."""
+    """Formats `status_rows` as a table that fits the terminal, with a total. Below a row are the epochs in
+    training and the newest failed attempts, with their age at `now`."""
     cells: list[list[str]] = []
     for label, row in zip(row_labels(rows), rows, strict=True):
         rate, left = row["rate_per_minute"], row["seconds_left"]
@@ -220,8 +231,8 @@ def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:
 
 
 def _epochs(row: dict[str, Any]) -> list[str]:
-    """Returns a line per epoch in training: its step and the loss so far, and the step that survives a loss
-    of the workers."""
+    """Returns a line per epoch in training: its step, the loss so far, and the step that a checkpoint
+    holds. Without an epoch in training it returns a line for that checkpoint alone."""
     lines = [
         f"  epoch {attempt['part']}: {within_epoch(attempt)}"
         for attempt in row["in_flight"]
@@ -233,14 +244,14 @@ def _epochs(row: dict[str, Any]) -> list[str]:
 
 
 def _failures(row: dict[str, Any], now: float | None) -> list[str]:
-    """Returns a line per recent failed attempt: the part, host, time, error, line of code and log file."""
+    """Returns a line per recent failed attempt: part, host, time, error, line of code and log file."""
     unit, lines = parts(1, row["unit"]).removeprefix("1 "), []
     for failure in row["failed"][:SHOWN_ERRORS]:
         known = {name: printable(str(value)) for name, value in failure.items() if value is not None}
         error = known["error"] if len(known["error"]) <= SHOWN_ERROR else f"{known['error'][:SHOWN_ERROR]}…"
         ago = "" if now is None else f", {duration(max(0.0, now - failure['failed']))} ago"
         at = f"; at {known['where']}" if "where" in known else ""
-        log = f"; log {known['log']} there" if "log" in known else ""
+        log = f"; log {known['log']} on that host" if "log" in known else ""
         process = f", process {known['pid']}" if "pid" in known else ""
         lines.append(
             f"  failed: {unit} {failure['part']} on {known.get('host', 'an unknown host')}{process}{ago}: "

@@ -1,7 +1,7 @@
-"""The outcome of a recipe: the table of its arms, the cost of each step, and both as JSON.
+"""The outcome of a recipe: the table of its arms and the cost of each step, as text and as JSON.
 
-Numbers are shown as committed, verified against their checksum; missing values are named and never filled in.
-Every receipt of the recipe's steps is read once.
+Numbers are shown as committed, after their checksum was verified. Missing parts are listed, and missing
+values are never filled in. Every receipt of the recipe's steps is read once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FLOOR = "real against real"
 
 @dataclass(frozen=True)
 class StepRow:
-    """The parts of one step, and their cost."""
+    """The number of parts of one step, and their cost."""
 
     name: str
     title: str
@@ -67,10 +67,11 @@ class StepRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A recipe in a root.
+    """The state of a recipe in a root.
 
-    `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are those of
-    `all_receipts`; `outcome` is that of a target that makes one, None while it is incomplete.
+    `result` is the committed result of `Evaluate.compute`, else None. `receipts` are those of `all_receipts`.
+    `outcome` is the result file of the last step, None while that step is incomplete and for steps without
+    one.
     """
 
     target: Target
@@ -123,7 +124,8 @@ def _row(step_plan: StepPlan, receipts: list[Receipt]) -> StepRow:
 
 
 def worker_seconds(receipt: Receipt) -> float:
-    """Returns the cost of a part: an epoch's receipt has the seconds that its workers took in parallel."""
+    """Returns the cost of a part in worker-seconds. The receipt of an epoch holds the time that its workers
+    took in parallel, so that time is multiplied by their number."""
     return receipt.seconds * receipt.metrics.get("workers", 1)
 
 
@@ -134,9 +136,14 @@ def elapsed(receipts: list[Receipt]) -> float:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """Returns `arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name, that
-    of a `Cost` with `seconds_per_sample` of arms; for a recipe that ends with samples, weights or another
-    result also `made`, and `result` if its file is JSON."""
+    """Returns the summary as JSON data.
+
+    - `arms`, `floor` and `reference` are those of an evaluation, empty while the result is missing. The
+      `arms` of another comparison are those of its result.
+    - `steps` maps names to the state of each step; a `Cost` step also has `seconds_per_sample` by arm.
+    - `made`, for a recipe that ends with samples, weights or another result, says where they are.
+    - `result`, for such a recipe, is the content of a JSON result file.
+    """
     result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
     steps = {
         row.name: {
@@ -162,8 +169,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def table(summary: Summary) -> str:
-    """Returns the result as text: a row per arm, the floor, notes, and the change by guidance; or what is
-    missing."""
+    """Returns the result as text: a row per arm, the floor, notes, and the change by guidance. While the
+    result is incomplete, it returns the list of missing parts."""
     if summary.product is not None:
         tables = [] if summary.outcome is None else [*summary.outcome.tables, *_timing_tables(summary)]
         return "\n".join([*map(table_text, tables), *notes(summary)])
@@ -177,20 +184,22 @@ def table(summary: Summary) -> str:
 
 
 def _timing_tables(summary: Summary) -> list[Table]:
-    """Returns no tables for a sweep, whose combinations have arms of the same names."""
+    """Returns the table of seconds per sample. The list is empty for several `Cost` steps, as in a sweep,
+    whose combinations have arms of the same names."""
     found = list(timings(summary.plans, summary.receipts).values())
     return [timing_table(found[0])] if len(found) == 1 and found[0] else []
 
 
 def table_text(figure: Table) -> str:
-    """Returns a table among figures as lines, with its note and an empty line behind it."""
+    """Returns a table of a figure as text: title, rows, note and an empty line."""
     title = [figure.title] if figure.title else []
     note = [line for each in figure.note.splitlines() for line in wrapped(each, hanging="  ")]
     return "\n".join([*title, *in_blocks(starred(figure)), *note, ""])
 
 
 def table_rows(summary: Summary) -> list[list[str]]:
-    """Returns the table's cells: a heading, then arms in the recipe's order, then the floor."""
+    """Returns the cells of the table: the heading, the arms in the recipe's order, and the floor if it was
+    measured."""
     result, target = summary.result, summary.target
     assert result is not None and isinstance(target, Evaluate)
     shown = measured(target, result)
@@ -209,14 +218,14 @@ def table_rows(summary: Summary) -> list[list[str]]:
 
 
 def measured(target: Evaluate, result: Mapping[str, Any]) -> dict[str, Metric]:
-    """Returns the metrics that a result holds for some arm, in the table's order."""
+    """Returns the metrics that the result holds for at least one arm, in the table's order."""
     arms = result["arms"].values()
     return {key: metric for key, metric in target.columns.items() if any(key in arm for arm in arms)}
 
 
 def notes(summary: Summary) -> list[str]:
-    """Returns the conditions of the table's numbers, or the product of a recipe without a table, one sentence
-    each; then the warnings."""
+    """Returns the notes below the table, one sentence each, then the warnings. The notes are the conditions
+    of the measurement, or the product of a recipe that is not an evaluation."""
     if summary.product is not None:
         return [*summary.product.lines, *(f"warning: {line}" for line in _doubts(summary))]
     target, result = summary.target, summary.result
@@ -225,18 +234,18 @@ def notes(summary: Summary) -> list[str]:
     seeds = max(len(arm) for arm in target.arms.values())
     spread = f"mean ± sample standard deviation over {seeds} sampling seeds"
     if seeds == 1:
-        spread = "one sampling seed, so the spread is not known"
+        spread = "one sampling seed, so the spread over seeds is unknown"
         if any(
             own_error(arm[key]) is not None
             for arm in result["arms"].values()
             for key in target.quantities
             if key in arm
         ):
-            spread += ": ± is the standard error that the samples themselves tell"
+            spread += "; ± is the standard error estimated from the samples"
     better = directions(measured(target, result).values())
     lines = [f"{spread}; {better}", *_references(summary, target)]
     if target.floor is not None:
-        nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"
+        nearest = "" if target.floor.rows == samples else f", the available n nearest to {samples:,}"
         lines.append(f"{FLOOR}: {_images(target.floor)}, {_seen(summary, target.floor)}{nearest}")
     for name, arm in result["arms"].items():
         if lowest := arm.get("lowest"):
@@ -267,7 +276,7 @@ def _images(part: Slice | ImageSet) -> str:
 
 
 def _seen(summary: Summary, part: Slice | ImageSet) -> str:
-    """Names the recipe's networks that were trained on any of these images."""
+    """Returns the recipe's kinds of training that used any of these images, in words."""
     if isinstance(part, ImageSet):
         return "from outside the root"
     by = [
@@ -280,11 +289,11 @@ def _seen(summary: Summary, part: Slice | ImageSet) -> str:
         and read.start < part.stop
         and part.start < read.stop
     ]
-    return f"seen in training ({', '.join(dict.fromkeys(by))})" if by else "unseen by training"
+    return f"seen in training ({', '.join(dict.fromkeys(by))})" if by else "unseen in training"
 
 
 def _images_of(read: Reference) -> Reference:
-    """Returns the images that a slice of encoded ones was made from; anything else unchanged."""
+    """Returns the images behind a slice of encoded images; any other reference unchanged."""
     if not isinstance(read, Slice) or not isinstance(read.step, Encode):
         return read
     images = read.step.images
@@ -292,8 +301,8 @@ def _images_of(read: Reference) -> Reference:
 
 
 def comparisons(summary: Summary) -> list[str]:
-    """Compares FID of every arm with that of the first arm without guidance, beside the spreads; then over
-    discriminators that differ only in their seed."""
+    """Returns sentences that compare the FID of every arm with that of the base (`base_of`), with the spreads
+    over seeds. Arms whose discriminators differ only in their seed also get a sentence together."""
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     arms = result["arms"]
@@ -322,15 +331,15 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     if fid["spread"] is None or base["spread"] is None:
         own, other = own_error(fid), own_error(base)
         if own is None or other is None:
-            return f"{how}; the spread over seeds is not known"
+            return f"{how}; the spread over seeds is unknown"
         error = number("fid", math.hypot(own, other))
-        return f"{how}; the standard error of that is {error}, and the spread over seeds is not known"
-    return f"{how}; the spreads together are {number('fid', fid['spread'] + base['spread'])}"
+        return f"{how}; the standard error of the change is {error}, and the spread over seeds is unknown"
+    return f"{how}; the sum of the two spreads is {number('fid', fid['spread'] + base['spread'])}"
 
 
 def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
-    """Returns one text for arms that differ only in the seeds with which their discriminators were
-    trained."""
+    """Returns a canonical text of an arm without the training seeds of its discriminators. The text is equal
+    for arms that differ only in these seeds."""
     documents = []
     for part in (each.origin for each in arm):
         document = part.step.document()
@@ -339,7 +348,7 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
         ):
             if not isinstance(term, DiscriminatorGuidance):
                 continue
-            if isinstance(term.weight, Result):  # the Gain of these discriminators
+            if isinstance(term.weight, Result):  # chosen by the Gain of these discriminators
                 gain = term.weight.step.document()
                 del gain["fields"]["discriminator"]
                 plain["weight"]["fingerprint"] = gain
@@ -359,23 +368,23 @@ def _doubts(summary: Summary) -> list[str]:
 
 
 def missing(summary: Summary) -> list[str]:
-    """Returns a line per incomplete step, and one for a recipe that measures nothing."""
+    """Returns a line per incomplete step, and a line that explains why a recipe has no table."""
     lines = []
     for label, step_plan in labelled(summary.plans):
         if not step_plan.complete:
             why = f" ({step_plan.reason})" if step_plan.reason and step_plan.action != "extend" else ""
-            there = f"all {step_plan.unit} there, not sealed yet"
+            state = f"all {step_plan.unit} committed, but not sealed yet"
             if step_plan.missing:
-                there = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
-            lines.append(f"{label}: {there}{why}")
+                state = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} committed"
+            lines.append(f"{label}: {state}{why}")
     last = summary.target
     if isinstance(last, Step) and not isinstance(last, Evaluate) and not has_figures(last):
-        lines.append(f"the recipe ends with {last.kind}, so there is no table; end it with Evaluate")
+        lines.append(f"the recipe ends with {last.kind}, which has no table; for a table, end with Evaluate")
     return lines
 
 
 def cost_line(summary: Summary) -> str:
-    """Returns the whole recipe's cost in one line."""
+    """Returns the cost of the whole recipe as one line."""
     everything = [receipt for receipts in summary.receipts.values() for receipt in receipts]
     work = duration(sum(row.seconds for row in summary.steps))
-    return f"{work} of work, {duration(elapsed(everything))} from the first start to the last commit"
+    return f"{work} of worker time, {duration(elapsed(everything))} from the first start to the last commit"

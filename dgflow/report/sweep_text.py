@@ -1,4 +1,4 @@
-"""The table of a sweep as text, as CSV and as JSON data."""
+"""Formats the table of a sweep as text, as CSV and as JSON data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgflow.steps.sweeping.sweep_table import Row, SweepTable, option_name, valu
 
 
 def as_text(table: SweepTable) -> str:
-    """Returns title, rows, rows of the arms that no parameter changes below a rule, and notes."""
+    """Returns the table as text: title, rows, notes. Arms that no parameter changes are below a rule."""
     figure: Table = table_figure(table)
     left = [number for number, name in enumerate(figure.heading) if name == "arm"]
     cells = [[printable(cell) for cell in row] for row in (figure.heading, *figure.rows)]
@@ -26,8 +26,11 @@ def as_text(table: SweepTable) -> str:
 
 
 def as_json(table: SweepTable) -> dict[str, Any]:
-    """Returns `rows` and `references` with `settings`, `arm` and a mapping per quantity (`mean`, `spread`,
-    the standard `error` of a single value, `values`); `best` by quantity, as numbers of rows, with the rule.
+    """Returns the table as JSON data.
+
+    `rows`, and `references` for arms that no parameter changes, have `settings`, `arm` and a mapping per
+    quantity: `mean`, `spread`, the standard `error` of a single value, and `values`. `best` has for each
+    quantity the number of the best row, and the numbers of the rows within its error.
     """
     return {
         "title": table.title,
@@ -54,9 +57,12 @@ def _row(row: Row, table: SweepTable) -> dict[str, Any]:
 
 
 def as_csv(tables: Mapping[str, SweepTable]) -> str:
-    """Returns a line per row: the stage if there are several, parameters (empty for an arm that none
-    changes), arm, then mean, ± (the spread, else the standard error), number of values and mark (`best`,
-    `within error`) of each quantity."""
+    """Returns the tables as CSV, with a heading and a line per row.
+
+    The columns are the stage if there are several, the parameters (empty for an arm that no parameter
+    changes), the arm, and four columns per quantity: mean, error (the spread, or else the standard error),
+    number of values, and mark (`best` or `within error`).
+    """
     first = next(iter(tables.values()))
     names = list(dict.fromkeys(name for table in tables.values() for name in table.quantities))
     heading = [*(["stage"] if len(tables) > 1 else []), *map(option_name, first.parameters), "arm"]

@@ -1,6 +1,6 @@
 """Time and cost by step as a timeline: the times in which the parts of each step were made, grouped by arm.
 
-Times in which no worker was active are cut out, so that runs of different days are adjacent.
+Long times in which no worker was active are cut out, so that runs on different days are adjacent.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import StepRow, Summary
 from dgflow.store.receipts import Receipt
 
-PAUSE = 0.05  # of the active time: longer pauses are cut out
-JOIN = 0.003  # of the active time: spans with smaller gaps are drawn as one
+PAUSE = 0.05  # share of the active time; longer pauses are cut out
+JOIN = 0.003  # share of the active time; spans with a smaller gap are drawn as one
 
 Span = tuple[float, float]
 
 
 def timeline(summary: Summary) -> dict[str, Any]:
-    """Returns `groups` of rows, each with the `spans` of its bar in percent of the whole, and a `total`."""
+    """Returns `groups` of rows, a `total`, and the length of the `paused` time as text, empty if none is cut
+    out. The `spans` of a row's bar are in percent of the whole."""
     spans = [_spans(own_receipts(summary.receipts, plan.step)) for plan in summary.plans]
     clock = Clock.of(span for own in spans for span in own)
     places = named(summary.plans)
@@ -48,7 +49,7 @@ def timeline(summary: Summary) -> dict[str, Any]:
 
 
 def _spans(receipts: Sequence[Receipt]) -> list[Span]:
-    """Returns the times in which parts of a step were made, in order."""
+    """Returns the start and end of the work on each part, in order."""
     return sorted((each.created - each.seconds, each.created) for each in receipts)
 
 
@@ -67,12 +68,12 @@ def _row(label: str, row: StepRow, spans: Sequence[Span], clock: Clock) -> dict[
 
 
 class Clock:
-    """A clock of the seconds of work since the first start; pauses do not count."""
+    """A clock that counts the seconds since the first start without long pauses."""
 
     def __init__(self, at_work: Sequence[Span]) -> None:
-        """Stores `at_work`, the times in which any part was made, in order and disjoint."""
+        """Creates the clock of `at_work`, the times in which any part was made, in order and disjoint."""
         total = sum(stop - start for start, stop in at_work)
-        self._shifts: list[Span] = []  # from this time on, the total length of pauses
+        self._shifts: list[Span] = []  # (time, total length of the pauses before it)
         self.paused, last = 0.0, at_work[0][0] if at_work else 0.0
         for start, stop in at_work:
             if start - last > PAUSE * total:
@@ -87,12 +88,12 @@ class Clock:
         return cls(_joined(sorted(spans), 0.0))
 
     def at(self, time: float) -> float:
-        """Returns the seconds of work before a time at which any part was made."""
+        """Returns the clock's reading at a time at which any part was made."""
         place = bisect_right(self._shifts, time, key=lambda each: each[0])
         return time - self._first - (self._shifts[place - 1][1] if place else 0.0)
 
     def shares(self, spans: Sequence[Span]) -> list[Mapping[str, float]]:
-        """Returns left edge and width of each bar, in percent."""
+        """Returns the left edge and the width of each bar, in percent of the whole."""
         whole = self.busy or 1.0
         placed = _joined([(self.at(start), self.at(stop)) for start, stop in spans], JOIN * whole)
         return [
@@ -101,15 +102,15 @@ class Clock:
         ]
 
     def words(self, spans: Sequence[Span]) -> str:
-        """Formats a span: `from 3 min to 7 min`."""
+        """Formats the first start and the last end, such as `from 3 min to 7 min`."""
         if not spans:
-            return "not begun"
+            return "not started"
         first, last = self.at(spans[0][0]), max(self.at(stop) for _, stop in spans)
         return f"from {duration(max(first, 0.0))} to {duration(last)}"
 
 
 def _joined(spans: Sequence[Span], gap: float) -> list[Span]:
-    """Returns spans in order, with those that overlap or have a gap below `gap` merged."""
+    """Returns the spans, which must be in order, merged where they overlap or their gap is at most `gap`."""
     out: list[Span] = []
     for start, stop in spans:
         if out and start - out[-1][1] <= gap:

@@ -1,5 +1,8 @@
-"""Seconds per sample of arms, from the receipts of their samples. They depend on the machine and its load, so
-no result holds them: `Cost` counts operations, and this module adds the time of its arms."""
+"""Computes the seconds per sample of each arm from the receipts of its samples.
+
+These times depend on the machine and its load, so no result holds them: `Cost` counts operations, and this
+module adds the times.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ from dgflow.specs.step import Slice
 from dgflow.steps.cost import Cost, sampled_by
 from dgflow.store.receipts import Receipt
 
-_NOTE = "Seconds of work of one worker per sample, as measured: other work on the same machine counts too."
+_NOTE = "Measured worker-seconds per sample; other work on the same machine lengthens them."
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of work of one worker per sample of an arm, and the devices that made its samples."""
+    """The worker-seconds per sample of an arm, and the devices that made its samples."""
 
     seconds: float
     devices: tuple[str, ...]
 
 
 def timings(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> dict[str, dict[str, Timing]]:
-    """Returns by name of a `Cost` step the arms whose samples are complete."""
+    """Returns, for each `Cost` step by name, the timing of every arm whose samples are complete."""
     complete = {each.step.variant for each in plans if each.complete}
     return {
         each.step.name: {
@@ -44,8 +47,8 @@ def timing_table(arms: Mapping[str, Timing]) -> Table:
 
 
 def _timing(arm: Sequence[Slice], receipts: Mapping[str, list[Receipt]]) -> Timing:
-    """Returns the timing over all seeds; for several steps in a row, such as sampling and decoding, their
-    sum."""
+    """Returns the timing over all seeds. Times of consecutive steps, such as sampling and decoding, are
+    summed."""
     seconds, devices = 0.0, set[str]()
     for slices in zip(*map(sampled_by, arm), strict=True):
         parts = [receipt for each in slices for receipt in own_receipts(receipts, each.step)]

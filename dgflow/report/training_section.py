@@ -1,4 +1,4 @@
-"""The page's sections of trainings: curves by epoch, and by noise level if epochs have them."""
+"""The page's training sections: curves by epoch, and by noise level if epochs have such measurements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ COLUMNS = (
 
 
 def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
-    """Returns the curves of one training step, and its calibration by noise level if epochs have it."""
+    """Returns the section of one training step: its curves by epoch, and its calibration by noise level if
+    epochs have such measurements."""
     step, receipts = step_plan.step, own_receipts(summary.receipts, step_plan.step)
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
@@ -40,7 +41,7 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     if not metrics:
         return page | {"state": "no epoch yet" + (f": {step_plan.reason}" if step_plan.reason else "")}
     if not step_plan.complete:
-        page["state"] = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
+        page["state"] = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} done"
     used = _used(step, summary) if step_plan.complete else None
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
@@ -72,7 +73,8 @@ def _value(value: float | None) -> str:
 
 
 def _used(step: TrainStep, summary: Summary) -> Weights | None:
-    """Returns the weights of this training that the recipe uses, a choice by a metric first."""
+    """Returns the weights of this training that the recipe uses, None without any. Weights chosen by a metric
+    are preferred."""
     taken = {
         reference.which: reference
         for step_plan in summary.plans

@@ -1,5 +1,5 @@
-"""The first screen of the page: did guidance help, by how much, with what certainty; in words and as a plot
-of the arms."""
+"""The first screen of the page, in words and as a plot of the arms: whether guidance helped, by how much, and
+with what certainty."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.refinement_values import COVERAGE
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
-GREY = 7  # colour of the arm that the others are compared with, and of real images
-MOST = 12  # variants of a sweep in the plot
+GREY = 7  # number of the style sheet's colour for the base arm and for real images
+MOST = 12  # maximum number of variants of a sweep in the plot
 INTERVAL = f"{COVERAGE:.0%} interval"
 
 HEADS = {
@@ -32,8 +32,11 @@ HEADS = {
 
 
 def verdict(summary: Summary) -> dict[str, Any] | None:
-    """Returns `head`, `kind` (a key of `HEADS`), `number`, `unit`, `lines` and a `figure`; None without a
-    comparison of arms."""
+    """Returns the verdict on the recipe's arms, or on the variants of a sweep; None without a comparison.
+
+    The keys are `kind` (a key of `HEADS`, or "mixed"), `head`, `number` (the change or the range of changes),
+    `unit`, `lines` (sentences), `how` (the interval and its method) and `figure`.
+    """
     outcome = summary.outcome
     if outcome is not None and isinstance(outcome.step, Sweep | SelectedSweep):
         found = variants(outcome.step, outcome.content)
@@ -79,7 +82,7 @@ def _of_sweep(found: Variants) -> dict[str, Any]:
 
 
 def sentence(effect: Effect) -> str:
-    """Formats an effect: `guided lowers FID from 3.19 to 1.41.`"""
+    """Formats an effect as a sentence, such as `guided lowers FID from 3.19 to 1.41.`"""
     verb = "lowers" if effect.change < 0 else "raises" if effect.change > 0 else "keeps"
     metric = effect.metric
     before, after = metric.shown(effect.before), metric.shown(effect.after)
@@ -87,7 +90,7 @@ def sentence(effect: Effect) -> str:
 
 
 def _how(found: Sequence[Effect]) -> str:
-    """Returns the interval and its method, or the reason why there is none."""
+    """Returns a sentence with the interval and its method, or with the reason why there is no interval."""
     first = found[0]
     if first.half is None:
         return f"{first.how[:1].upper()}{first.how[1:]}."
@@ -101,8 +104,8 @@ def _together(found: Sequence[Effect]) -> str:
     lower = sum(each.change < 0 for each in found)
     sure = sum(each.verdict in ("better", "worse") for each in found)
     return (
-        f"{metric.heading} is lower in {lower} of {len(found)} arms than in {found[0].base}; the interval of "
-        f"{sure} excludes 0."
+        f"{metric.heading} is lower than in {found[0].base} in {lower} of {len(found)} arms; the interval "
+        f"excludes 0 in {sure}."
     )
 
 
@@ -112,8 +115,8 @@ def _counts(found: Sequence[Effect]) -> str:
 
 
 def effect_dots(found: Sequence[Effect], labels: Sequence[str] = ()) -> Dots:
-    """Plots the changes of one metric, a row per effect, against the line of no change; rows are named by
-    their arms, or by `labels`."""
+    """Returns a plot of the changes of one metric, one row per effect, against the line of no change. Rows
+    are labelled with their arms, or with `labels`."""
     metric = found[0].metric
     rows = [
         Dot(label, each.change, each.words, each.half)
@@ -124,7 +127,7 @@ def effect_dots(found: Sequence[Effect], labels: Sequence[str] = ()) -> Dots:
 
 
 def arm_plots(summary: Summary) -> list[Markup]:
-    """Returns a plot per quantity: every arm with its mean, spread and seeds, and real images if they were
+    """Returns a plot per quantity: every arm with its mean, spread and single seeds, and the floor if it was
     measured."""
     outcome = summary.outcome
     if outcome is None or len(outcome.arms) < 2:

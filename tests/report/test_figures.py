@@ -145,7 +145,7 @@ def test_a_plane_has_one_scale_and_clouds_lie_where_their_points_are():
     assert np.array(points, float) == pytest.approx(
         np.array([[width / 2, height / 2], [width * 6 / 8, height / 4]]), abs=0.1
     )
-    assert area.find("g/title").text == "data: 2 of 3 points lie here"
+    assert area.find("g/title").text == "data: 2 of 3 points are in view"
 
 
 def test_arrows_have_the_scale_that_is_given_and_tell_it():

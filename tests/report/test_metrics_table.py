@@ -17,9 +17,9 @@ reference for FID and sFID: published statistics, digest cccccccccccc
 reference for precision, recall, F1 and KID: 10,000 images, digest bbbbbbbbbbbb
 features: network with digest dddddddddddd
 precision, recall and F1: 3 nearest neighbours, exact distances
-IS: mean over 10 splits of 5,000 samples; standard deviation over them 4.86
+IS: mean over 10 splits of 5,000 samples, with standard deviation 4.86
 KID: mean over 100 subsets of 1,000, drawn with seed 2020
-± is one standard error: how far the number moves with the choice of samples, the reference staying as it is
+± is one standard error over draws of the samples; the reference is taken as fixed
 not part of protocol adm, so do not compare with published numbers: KID
 warning: 3 of 50,000 images have a single colour: index 3, 7, 9"""
 
@@ -33,16 +33,16 @@ more than noise?             yes  unknown
 
 protocol adm; FID: lower is better; recall: higher is better
 this result: seed 0, indices 0 to 49,999, digest aaaaaaaaaaaa
-against: seed not known, digest eeeeeeeeeeee
+against: seed unknown, digest eeeeeeeeeeee
 reference for FID: published statistics, digest cccccccccccc
 reference for recall: 10,000 images, digest bbbbbbbbbbbb
 features: network with digest dddddddddddd
 recall: 3 nearest neighbours, exact distances
-± is one standard error: how far the number moves with the choice of samples, the reference staying as it is
-change: this result minus the row below it; more than noise: more than 2 times the change's standard error; unknown where no error is known
-  (recall)
+± is one standard error over draws of the samples; the reference is taken as fixed
+change: this result minus the row 'against'; more than noise: more than 2 times the change's standard error; unknown without a standard
+  error (recall)
 warning: one thing
-warning: of the row 'against': another"""  # noqa: E501
+warning: for the row 'against': another"""  # noqa: E501
 
 
 def test_one_result_is_a_row_with_everything_that_it_depends_on():
@@ -106,8 +106,8 @@ def test_own_settings_are_said_to_be_of_no_protocol():
     table = metrics_table(
         result(VALUES, {}, protocol="custom", front_end="clean", distances="openai-float16", n=900, stop=900)
     )
-    assert "own settings, of no published protocol, resized as protocol clean does; FID" in table
-    assert "distances rounded to float16 as OpenAI's evaluator does" in table
+    assert "custom settings, not those of a published protocol, resized as in protocol clean; FID" in table
+    assert "distances rounded to float16 as in OpenAI's evaluator" in table
     assert "IS: one split of all samples" in table
     assert "±" not in table
 
@@ -129,8 +129,8 @@ def test_statistics_without_their_images_say_what_is_not_known():
     }
     lines = metrics_table(result({"fid": 3.9}, {}, **unknown)).splitlines()
     assert lines[2].split() == ["3.900", "-"]
-    assert "samples: statistics alone, of a number of images that is not known, digest aaaaaaaaaaaa" in lines
-    assert "features: network not known" in lines
+    assert "samples: statistics of an unknown number of images, digest aaaaaaaaaaaa" in lines
+    assert "features: network unknown" in lines
 
 
 def test_unlike_results_have_no_table():

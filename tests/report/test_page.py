@@ -260,8 +260,8 @@ def test_an_incomplete_root_shows_what_is_there_and_says_what_is_missing(tmp_pat
         target, store, leave_out=[("generate seed 101, guided by discriminator", 0), ("train-classifier", 8)]
     )
     page = Page(render(target, store))
-    assert "generate seed 101, guided by discriminator: 1 of 2 shards there" in page.text
-    assert "train-classifier: 7 of 8 epochs there" in page.text
+    assert "generate seed 101, guided by discriminator: 1 of 2 shards committed" in page.text
+    assert "train-classifier: 7 of 8 epochs committed" in page.text
     assert "No result yet." in page.text
     assert "indices 100 to 163" in page.text  # of the arm whose first shard is missing
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
@@ -269,7 +269,7 @@ def test_an_incomplete_root_shows_what_is_there_and_says_what_is_missing(tmp_pat
 
 def test_an_empty_root_gives_a_page(tmp_path):
     page = Page(render(recipe(source=write_source(tmp_path / "digits.npz")), new_store()))
-    assert "import-images: 0 of 3 shards there" in page.text
+    assert "import-images: 0 of 3 shards committed" in page.text
     assert page.text.count("not made yet") == 3
     assert page.open == []
 

@@ -114,7 +114,7 @@ def test_a_step_whose_figures_begin_with_a_table_has_no_second_one(ladder, monke
 def test_what_is_missing_is_told_and_the_step_is_not_told_to_end_with_evaluate(finished):
     evaluation, store = finished
     text = Page(render(Ladder(table=evaluation.result()), store)).text
-    assert "ladder of weights: 0 of 1 result there" in text and "No result yet." in text
+    assert "ladder of weights: 0 of 1 result committed" in text and "No result yet." in text
     assert "end it with Evaluate" not in text
 
 

@@ -71,7 +71,7 @@ def test_a_failed_attempt_is_told_with_its_shard_host_process_error_place_and_lo
     assert row["in_flight"] == []
     assert (  # and no escape sequence
         "  failed: shard 1 on node-7, process 33, 4 min 00 s ago: CUDA out of memory of 80 GB [2J; at "
-        "heun.py:88 in heun; log worker-5-01-33.err there"
+        "heun.py:88 in heun; log worker-5-01-33.err on that host"
     ) in status_table(rows, now=store.now()).splitlines()
 
 

@@ -33,7 +33,7 @@ def test_mean_and_spread_are_those_of_the_seeds(finished):
 
 
 def test_the_improvement_stands_beside_the_sum_of_the_spreads(finished):
-    assert "guided lowers FID by 9.63 (38.87 to 29.23); the spreads together are 1.06" in table(
+    assert "guided lowers FID by 9.63 (38.87 to 29.23); the sum of the two spreads is 1.06" in table(
         summarise(*finished)
     )
 
@@ -43,7 +43,7 @@ def test_one_seed_shows_no_spread(source):
     fill(target, store)
     text = table(summarise(target, store))
     assert "±" not in text
-    assert "guided lowers FID by 10.20 (39.30 to 29.10); the spread over seeds is not known" in text
+    assert "guided lowers FID by 10.20 (39.30 to 29.10); the spread over seeds is unknown" in text
 
 
 def test_several_discriminator_seeds_get_a_mean_over_their_arms(source):
@@ -56,12 +56,12 @@ def test_several_discriminator_seeds_get_a_mean_over_their_arms(source):
 
 def test_the_floor_and_the_reference_say_what_they_are(finished):
     text = table(summarise(*finished))
-    assert "reference: 150 real images [150:300], unseen by training" in text
+    assert "reference: 150 real images [150:300], unseen in training" in text
     assert (
         "real against real: 150 real images [0:150], seen in training (train-classifier, train-score, "
         "train-discriminator)" in text
     )
-    assert "the nearest n to the arms' 200" in text
+    assert "the available n nearest to 200" in text
 
 
 def test_json_has_the_keys_that_others_read(finished):
@@ -91,7 +91,7 @@ def test_a_missing_shard_is_named_instead_of_a_result(source):
     assert as_json(summary)["arms"] == {}
     text = table(summary)
     assert text.startswith("no result yet")
-    assert "generate seed 102, guided by discriminator: 1 of 2 shards there" in text
+    assert "generate seed 102, guided by discriminator: 1 of 2 shards committed" in text
     assert "generate seed 101" not in text
 
 

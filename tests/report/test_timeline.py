@@ -24,7 +24,7 @@ def test_short_waits_stay_and_bars_apart_stay_apart():
 
 def test_nothing_made_gives_no_bars():
     clock = Clock.of([])
-    assert clock.busy == 0 and clock.shares([]) == [] and clock.words([]) == "not begun"
+    assert clock.busy == 0 and clock.shares([]) == [] and clock.words([]) == "not started"
 
 
 def test_every_step_stands_once_in_the_group_of_its_arm(finished):

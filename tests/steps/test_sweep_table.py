@@ -134,13 +134,13 @@ def test_of_single_seeds_the_standard_error_of_the_samples_decides_what_is_withi
     ]
     table = sweep_table(content(pairs))
     assert table.best["fid"].row == 0 and table.best["fid"].within_error == (1,)
-    assert "standard error that the samples themselves tell" in table.notes[0]
+    assert "standard error estimated from the samples" in table.notes[0]
 
 
 def test_without_any_error_the_best_alone_is_marked():
     pairs = [({"weight": w}, {"guided": measured(fid, None)}) for w, fid in ((1.0, 3.0), (2.0, 3.001))]
     table = sweep_table(content(pairs))
-    assert table.best["fid"].within_error == () and "the spread is not known" in table.notes[0]
+    assert table.best["fid"].within_error == () and "the spread is unknown" in table.notes[0]
     assert "3.00 *" in as_text(table)
 
 

@@ -45,5 +45,6 @@ def test_a_plan_says_what_a_smaller_gpu_does():
     whole = "a training batch of 512 takes about 52.2 GB of a GPU's memory in one piece"
     assert notes(80e9) == [f"{whole}."]
     (cut,) = notes(24e9)
-    assert cut.startswith(f"{whole}; warning: 24 GB hold it in 4 parts") and "(--train-workers 3)" in cut
-    assert notes(1.05e9) == [f"{whole}; warning: not one of its rows fits into 1.05 GB."]
+    assert cut.startswith(f"{whole}; warning: with 24 GB it is computed in 4 parts")
+    assert "(--train-workers 3)" in cut
+    assert notes(1.05e9) == [f"{whole}; warning: not even one of its rows fits into 1.05 GB."]

@@ -1,2 +1,5 @@
-"""Figures (`dgflow.specs.figures`) as inline SVG and HTML, coloured by the page's style sheet in its light
-and dark schemes. Equal figures give equal text. Nothing is fetched, and no script runs."""
+"""Draws figures (`dgflow.specs.figures`) as inline SVG and HTML.
+
+The page's style sheet gives the colours, for its light and its dark scheme. Equal figures give equal text.
+The elements fetch nothing and need no script.
+"""

@@ -1,4 +1,4 @@
-"""Arrows of a field in the plane, as one path, and the arrow that shows their scale."""
+"""Draws the arrows of a field in the plane as one path, and computes their scale."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from dgflow.specs.figures import Pair, PlanePlot
 
-FILLING = 1.0  # ratio of a long arrow's length to the distance between two, if no scale is given
-LONG = 0.95  # share of arrows that are not longer; a few may be
-HEAD = 0.35  # of an arrow's length, within the bounds below, in user units
-SHORTEST_HEAD, LONGEST_HEAD = 1.0, 4.5
-OPENING = 0.45  # radians between an arrow and each side of its head
-LEAST = 0.3  # user units below which an arrow is a dot
-SCALE_LENGTH = 40  # user units that the arrow of the legend takes at most
+FILLING = 1.0  # ratio of a long arrow's length to the distance between arrows, if the figure gives no scale
+LONG = 0.95  # quantile of the lengths that counts as long
+HEAD = 0.35  # length of an arrow's head as a share of the arrow's length, within the bounds below
+SHORTEST_HEAD, LONGEST_HEAD = 1.0, 4.5  # in user units
+OPENING = 0.45  # angle between an arrow and each side of its head, in radians
+LEAST = 0.3  # length in user units below which an arrow is drawn as a dot
+SCALE_LENGTH = 40  # maximum length of the arrow in the legend, in user units
 
 
 def arrow_scale(figure: PlanePlot) -> float:
-    """Returns the length in the plane of an arrow of length 1: the figure's, or one with which the arrows
-    fill the plane."""
+    """Returns the length in the plane of an arrow of length 1: the figure's own scale, or else a scale with
+    which long arrows just do not overlap."""
     if figure.arrow_scale is not None:
         return figure.arrow_scale
     lengths = sorted(math.hypot(*by) for _, by in figure.arrows)
@@ -35,7 +35,7 @@ def round_length(most: float) -> float:
 
 
 def arrows_path(arrows: Sequence[tuple[Pair, Pair]]) -> str:
-    """Returns the data of a path for arrows given as (from, by) in user units, y downwards."""
+    """Returns the path data of arrows given as (start, displacement) in user units, with y downwards."""
     return "".join(_arrow(*start, *by) for start, by in arrows)
 
 

@@ -1,4 +1,4 @@
-"""Axes of a plot: positions of values, and readable tick values."""
+"""The axes of a plot: positions of values, and readable ticks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))  # leading ones of a logarithmic axis' ticks
-MOST_DECADES = 8  # maximum with a tick each
-FEW, SHORT = 8, 4  # limits up to which a logarithmic axis names the values themselves
+DIGITS = (
+    (1,),
+    (1, 3),
+    (1, 2, 5),
+    (1, 2, 3, 4, 5, 6, 7, 8, 9),
+)  # leading digits of ticks on a logarithmic axis
+MOST_DECADES = 8  # with more decades, some have no tick
+FEW, SHORT = 8, 4  # maximum number and length of values that a logarithmic axis uses as its ticks
 
 
 @dataclass(frozen=True)
@@ -21,39 +26,40 @@ class Axis:
     whole: bool = False  # ticks at whole numbers only
     first: float = 0.0
     last: float = 1.0
-    named: tuple[float, ...] = ()  # values at which the ticks are
+    named: tuple[float, ...] = ()  # values of the ticks; if empty, ticks are chosen
 
     @classmethod
     def over(
         cls, values: Sequence[float], *, log: bool = False, whole: bool = False, margin: float = 0.0
     ) -> Axis:
-        """Returns the axis of all values, with a share `margin` of their range on both sides."""
+        """Returns an axis over all values, with `margin` times their range added on both sides."""
         low, high = (math.log10(min(values)), math.log10(max(values))) if log else (min(values), max(values))
         room = margin * (high - low) or (0.0 if high > low else max(0.5 * whole, 0.1 * abs(low), 1e-3))
         return cls(low - room, high + room, log, whole)
 
     def placed(self, first: float, last: float) -> Axis:
-        """Returns the axis over other user units."""
+        """Returns the axis placed over the user units from `first` to `last`."""
         return replace(self, first=first, last=last)
 
     def at(self, value: float) -> float:
-        """Returns the position of a value, to a tenth of a unit."""
+        """Returns the position of a value, rounded to a tenth of a user unit."""
         share = ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
         return round(self.first + share * (self.last - self.first), 1)
 
     def naming(self, values: Iterable[float]) -> Axis:
-        """Returns the axis with its ticks at the values, if these are few and short, as a parameter's are."""
+        """Returns the axis with ticks at the values if these are few and short, as the values of a parameter
+        are; else the axis unchanged."""
         distinct = tuple(sorted(set(values)))
         if len(distinct) > FEW or any(len(_words(value)) > SHORT for value in distinct):
             return self
         return replace(self, named=distinct)
 
     def shows(self, value: float) -> bool:
-        """True for a value that has a position on the axis."""
+        """Returns True for a value that has a position on the axis."""
         return math.isfinite(value) and (value > 0 or not self.log)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Returns about five readable values, with their text."""
+        """Returns about five readable values with their texts."""
         if self.named:
             return [(value, _words(value)) for value in self.named]
         if self.log and len(values := self._of_decades()) >= 2:

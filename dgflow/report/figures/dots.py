@@ -1,5 +1,5 @@
-"""Dot plots: values of rows on one axis, each with its interval. The name and number of a row are above its
-dot."""
+"""Draws dot plots: one row per value on a common axis, each with its interval. The label and the number of a
+row are above its dot."""
 
 from __future__ import annotations
 
@@ -26,17 +26,15 @@ from dgflow.report.figures.svg import (
 
 LEFT, BOTTOM = 12, 40  # margins of the area
 PITCH = 36  # vertical distance between rows
-MARGIN = 0.06  # of the range of values, on both sides
-CAP = 4  # half of the line at the end of an interval
-RADIUS, SMALL = 4.5, 2  # of the dot of a row, and of its single values
+MARGIN = 0.06  # space on both sides as a share of the range of values
+CAP = 4  # half the length of the line at each end of an interval
+RADIUS, SMALL = 4.5, 2  # radius of a row's dot and of the dots of its single values
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A row: its value with the number in words, half of its interval, and the single values behind it.
-
-    `colour` is the number of a colour of the style sheet.
-    """
+    """A row: its value, the value as text (`words`), the half-width of its interval, and the single values
+    behind it. `colour` is the number of a colour of the style sheet."""
 
     label: str
     value: float
@@ -48,7 +46,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Dots:
-    """Rows over one axis; `level` is a value to compare with, captioned."""
+    """Rows over one axis. `level` is a value to compare with, and its caption."""
 
     title: str
     rows: Sequence[Dot]
@@ -81,7 +79,7 @@ def draw_dots(figure: Dots) -> Drawing:
     body.append(text("note", WIDTH / 2, bottom + 33, figure.x_label, "middle"))
     if figure.level:
         x, words = axis.at(figure.level[0]), figure.level[1]
-        for place in places:  # beside the dots: the numbers above them stay clear
+        for place in places:  # only at the height of the dots, so that no line crosses the numbers
             body.append(line("zero", x, place.bottom - 17, x, place.bottom))
         body.append(Box(inside(x, words, 0, WIDTH), top - 8, words, "middle").svg("note"))
     for place in places:
@@ -97,8 +95,8 @@ def _extent(rows: Sequence[Dot], figure: Dots) -> list[float]:
 
 
 class _Place:
-    """The lines of a row's name from `top` on. Its number is at the end of the last line, or below if both do
-    not fit."""
+    """The place of a row from `top` on: the lines of its label, and its number at the end of the last line,
+    or on a line of its own if both do not fit."""
 
     def __init__(self, row: Dot, top: float) -> None:
         room = WIDTH - LEFT - RIGHT

@@ -1,4 +1,4 @@
-"""Figures as elements of the page."""
+"""Draws any figure as an element of the page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dgflow.specs.figures import Figure, HeatMap, Lines, Pictures, Table
 
 
 def drawn(figure: Figure, colours: Sequence[int] = ()) -> Markup:
-    """Returns a `<figure>` with its note; `colours` are those of curves, by default in order. A figure
-    without any visible value says so."""
+    """Returns a `<figure>` element with the figure's note. `colours` are the numbers of the curves' colours,
+    by default in order. A figure without a visible value becomes a caption that says so."""
     caption = f"<figcaption>{escape(figure.note)}</figcaption>" if figure.note else ""
     if isinstance(figure, Table | Pictures):
         title = f"<figcaption><strong>{escape(figure.title)}</strong></figcaption>" if figure.title else ""

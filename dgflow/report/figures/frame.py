@@ -1,4 +1,4 @@
-"""The frame of a plot: its area, grid, ticks and axis labels."""
+"""Draws the frame of a plot: grid, ticks and axis labels around its area."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dgflow.report.figures.axis import Axis
 from dgflow.report.figures.svg import SIZE, WIDTH, Anchor, inside, line, text, text_width
 
 LEFT, RIGHT, BOTTOM = 48, 12, 40  # margins of the area; the left one has room for the usual ticks
-GAP = 8  # between two texts on one line
+GAP = 8  # minimum distance between two texts on one line
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def left_for(y_axis: Axis) -> float:
 
 
 def grid(area: Area, x_axis: Axis, y_axis: Axis, x_label: str) -> list[str]:
-    """Returns lines at the ticks of y, ticks of both axes with their texts, and the label of x."""
+    """Returns the elements of the frame: lines at the ticks of y, the ticks of both axes with their texts,
+    and the label of x."""
     out = []
     for value, words in y_axis.ticks():
         y = y_axis.at(value)
@@ -50,7 +51,7 @@ def grid(area: Area, x_axis: Axis, y_axis: Axis, x_label: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Box:
-    """Returns the box of a text whose baseline begins, is centred or ends at (x, y)."""
+    """A text and the box around it. Its baseline starts at, is centred on, or ends at (x, y), by `anchor`."""
 
     x: float
     y: float
@@ -59,13 +60,13 @@ class Box:
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
-        """Left, right, top and bottom."""
+        """The left, right, top and bottom edge."""
         width = text_width(self.words)
         left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return left, left + width, self.y - 0.8 * SIZE, self.y + 0.25 * SIZE
 
     def distance(self, x: float, y: float) -> float:
-        """Returns the distance from a point to the nearest edge; 0 inside."""
+        """Returns the distance of a point from the box, horizontal plus vertical; 0 inside."""
         left, right, top, bottom = self.edges
         return max(left - x, x - right, 0.0) + max(top - y, y - bottom, 0.0)
 

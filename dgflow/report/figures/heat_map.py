@@ -1,8 +1,8 @@
-"""Heat maps: a value for each pair of row and column, in shades of one colour, strongest for the best, with
-the value in words.
+"""Draws heat maps: a value for each pair of row and column, as text on a shade that is strongest for the
+best.
 
-A shade is the opacity of one colour of the style sheet over the page, limited so that text on it stays
-legible: the scale is sequential in light, in dark and without colour.
+A shade is an opacity of one colour of the style sheet. The opacity is limited so that text on it stays
+legible. The scale is therefore sequential in the light scheme, in the dark scheme and without colours.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from dgflow.report.figures.svg import WIDTH, Drawing, NothingToDraw, drawing, in
 from dgflow.specs.figures import HeatMap
 
 FAINT, STRONG = 0.05, 0.6  # opacity of the worst cell and of the best one
-PAD, LEAST, MOST = 14, 44, 110  # around the words of a cell; minimum cell width, and usual maximum
-LINE = 14  # height of a line of words in a cell
-STEPS = 5  # of the scale below the map
-NOTHING = "–"
+PAD = 14  # space beside the text of a cell
+LEAST, MOST = 44, 110  # minimum width of a cell; maximum width unless its text needs more
+LINE = 14  # height of a line of text in a cell
+STEPS = 5  # number of shades in the scale below the map
+NOTHING = "–"  # text of a cell without a finite value
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """The scale from the worst value to the best, each with its text."""
+    """The scale of shades, given by the worst and the best value with their texts."""
 
     worst: tuple[float, str]
     best: tuple[float, str]
@@ -37,7 +38,7 @@ class _Scale:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The words of all cells, by row, in one line or split before ±; and the size of a cell."""
+    """The texts of all cells by row, each as one line or split before ±, and the size of a cell."""
 
     words: list[list[list[str]]]
     width: float
@@ -86,7 +87,7 @@ def _scale(figure: HeatMap) -> _Scale:
 
 
 def _cells(figure: HeatMap, room: float) -> _Cells:
-    """Returns the cells, whose words are split if they would not fit into `room` otherwise."""
+    """Returns the cells. Their texts are split if they would not fit into the width `room` otherwise."""
     words = [
         [[text if _is_finite(value) else NOTHING] for text, value in zip(texts, values, strict=True)]
         for texts, values in zip(figure.texts, figure.values, strict=True)
@@ -124,7 +125,7 @@ def _cell(
 
 
 def _legend(scale: _Scale, y: float, has_marked: bool) -> list[str]:
-    """Returns shades from the worst value to the best, and the frame of marked cells."""
+    """Returns the elements of the legend: the shades from worst to best, and the frame of marked cells."""
     worst, best = (words.split(" ± ")[0] for _, words in (scale.worst, scale.best))
     out, x = [text("note", 0, y, worst)], text_width(worst) + 6
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""Legends: the names of a figure's curves or clouds, each behind a sample of its look."""
+"""Draws legends: the names of a figure's curves, each after a sample of the curve's look."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from dgflow.report.figures.looks import Look
 from dgflow.report.figures.svg import ROW, line, ring, text, text_width
 
-SAMPLE, GAP = 24, 14  # of the look, and between two names
+SAMPLE, GAP = 24, 14  # width of a sample; distance between two entries
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,16 @@ class Entry:
 
 
 def tells(title: str, labels: Sequence[str]) -> bool:
-    """True for a title that names the only item in its figure, which then needs no legend."""
+    """Returns True if the title names the only item of the figure, which then needs no legend."""
     return len(labels) == 1 and labels[0].lower() in title.lower()
 
 
 def legend(entries: Sequence[Entry], room: float, beside: float, y: float) -> tuple[list[str], float]:
-    """Returns the entries and the baseline of the last line. The entries are at the right of the line with
-    baseline `y`, whose left part up to `beside` is occupied, if they fit there; else in separate lines below
-    it."""
+    """Returns the elements of the entries and the baseline of their last line.
+
+    The line with baseline `y` is occupied up to `beside`. If the entries fit behind that, they are placed at
+    the right end of the line, else on lines below it. `room` is the width of a line.
+    """
     total = sum(entry.width for entry in entries) + GAP * (len(entries) - 1)
     if total <= room - beside - GAP:
         x, out = room - total, []

@@ -1,5 +1,5 @@
-"""Line charts: curves over one x axis, with markers, error bars, an x to point out, a y to compare with, and
-a front."""
+"""Draws line charts: curves over one x axis with markers and error bars, and optionally an x value to point
+out, a y value to compare with, and a front."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from dgflow.report.figures.svg import (
 )
 from dgflow.specs.figures import Curve, Lines, Pair
 
-HEIGHT, TOP = 156, 40  # of the area; the minimum space above it
-MARGIN = 0.06  # of the range of y, above and below
-FEW_POINTS = 16  # up to this number each point gets a marker
-FEW_CURVES = 2  # with more than these, a long curve gets some markers too
-MARKERS = 7  # of a long curve
-CLEAR = 3  # minimum user units between the caption of a level and a curve
-CAP = 3  # half of the line at the end of an error bar
+HEIGHT, TOP = 156, 40  # height of the area; minimum space above it
+MARGIN = 0.06  # space above and below as a share of the range of y
+FEW_POINTS = 16  # maximum number of points of a curve that each get a marker
+FEW_CURVES = 2  # with more curves, a curve of many points gets some markers too
+MARKERS = 7  # approximate number of markers of such a curve
+CLEAR = 3  # minimum distance between the caption of a level and a curve
+CAP = 3  # half the length of the line at each end of an error bar
 
-Point = tuple[float, float, float]  # x, y, half of the error bar
+Point = tuple[float, float, float]  # x, y, error
 
 
 def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
     """Draws the curves; `colours` are the numbers of their looks, by default in order.
 
-    Points that an axis cannot show (not finite; not positive on a logarithmic one) are left out. Raises
-    NothingToDraw if none is left.
+    Points that an axis cannot show (not finite, or not positive on a logarithmic axis) are left out. Raises
+    NothingToDraw if no point is left.
     """
     curves = [_points(curve, figure) for curve in figure.curves]
     if not any(curves):
@@ -75,7 +75,7 @@ def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
 
 
 def _points(curve: Curve, figure: Lines) -> list[Point]:
-    """Returns the points that the axes can show, with an error of 0 if none is known."""
+    """Returns the points that the axes can show. An unknown error is 0."""
     errors = curve.error if curve.error is not None else [0.0] * len(curve.x)
     return [
         (x, y, error if math.isfinite(error) else 0.0)
@@ -85,7 +85,7 @@ def _points(curve: Curve, figure: Lines) -> list[Point]:
 
 
 def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
-    """Returns the axes of x and y, whose positions are set later."""
+    """Returns the axes of x and y, not yet placed."""
     ends = [y + side * error for _, y, error in points for side in (-1, 1)]
     ends += [figure.level[0]] if figure.level else []
     xs = [x for x, _, _ in points] + ([figure.mark[0]] if figure.mark else [])
@@ -99,8 +99,8 @@ def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
 
 
 def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) -> tuple[list[str], float]:
-    """Returns title, legend, label of y and caption of the mark, and the top of the area below them. With
-    `level`, the legend names the level too."""
+    """Returns the elements above the area (title, legend, label of y, caption of the mark) and the top of the
+    area. With `level`, the legend names the level too."""
     logarithmic = " (log)" if figure.log_y else ""
     title = figure.title if figure.y_label else figure.title + logarithmic
     out, y = name(title, WIDTH)
@@ -117,7 +117,7 @@ def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) ->
 
 
 def _above(figure: Lines, x_axis: Axis, y: float) -> tuple[list[str], float]:
-    """Returns the label of y and the caption of the mark, on one line if they fit, below the baseline `y`,
+    """Returns the label of y and the caption of the mark, below the baseline `y` and on one line if they fit;
     and the top of the area."""
     label = Box(0, 0, figure.y_label + (" (log)" if figure.log_y else "")) if figure.y_label else None
     if figure.mark is None or not x_axis.shows(figure.mark[0]):
@@ -181,8 +181,11 @@ def _front(figure: Lines, x_axis: Axis, y_axis: Axis) -> list[str]:
 def _caption(
     figure: Lines, x_axis: Axis, y_axis: Axis, area: Area, curves: Sequence[Sequence[Point]]
 ) -> Box | None:
-    """Returns the caption of the level, above or below its line at the end where the curves are farthest from
-    it; None without a level, and if there is no room."""
+    """Returns the caption of the level, None without a level or without room for the caption.
+
+    The caption is above or below the level's line, at its left or right end, wherever it is farthest from the
+    curves.
+    """
     if not figure.level or not y_axis.shows(figure.level[0]):
         return None
     words, y = figure.level[1], y_axis.at(figure.level[0])

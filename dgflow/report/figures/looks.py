@@ -1,5 +1,4 @@
-"""The looks by which curves of one figure differ: colour, dash and marker, so that colour alone is never
-needed."""
+"""The looks of curves: colour, dash and marker. Curves of one figure never differ by colour alone."""
 
 from __future__ import annotations
 
@@ -20,13 +19,13 @@ _MARKERS = (  # around (0, 0)
     "M-3.6 -1.4h7.2v2.8h-7.2z",  # bar
     "M-1.4 -3.6h2.8v7.2h-2.8z",  # upright bar
 )
-LOOKS = len(_MARKERS)  # the style sheet has as many colours
+LOOKS = len(_MARKERS)  # the number of colours in the style sheet
 
 
 @dataclass(frozen=True)
 class Look:
-    """The look of a curve: `colour` is the number of a colour of the style sheet; `dash` is None for points
-    without a line."""
+    """The look of a curve. `colour` is the number of a colour of the style sheet, `dash` is None for points
+    without a line, and `marker` is path data around (0, 0)."""
 
     colour: int
     dash: str | None
@@ -37,15 +36,18 @@ class Look:
         return f'<polyline class="line c{self.colour}" points="{points}"{dash}/>'
 
     def mark(self, x: float, y: float, words: str = "") -> str:
-        """Returns a marker; `words`, which must already be escaped, appear on hover."""
+        """Returns a marker. `words` appear on hover and must already be escaped."""
         title = f"<title>{words}</title>" if words else ""
         place = f'transform="translate({x:g} {y:g})"'
         return f'<path class="dot c{self.colour}" {place} d="{self.marker}">{title}</path>'
 
 
 def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]:
-    """Returns the look of each curve. If the author dashes a curve, dashes have only that meaning; curves of
-    one group have the colour of its first."""
+    """Returns the look of each curve.
+
+    If the figure asks for a dashed curve, no other curve is dashed. Without `colours`, all curves of a group
+    have the colour of the group.
+    """
     meant = any(curve.style == "dashed" for curve in curves)
     groups = list(dict.fromkeys(_group(curve, place) for place, curve in enumerate(curves)))
     looks = []
@@ -53,11 +55,11 @@ def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]
         number = (colours[place] if colours else place) % LOOKS
         own = DASHED if curve.style == "dashed" else "" if meant else _DASHES[number]
         colour = number if colours else groups.index(_group(curve, place)) % LOOKS
-        marker = _MARKERS[(number + place // LOOKS) % LOOKS]  # in a second round, different from the first
+        marker = _MARKERS[(number + place // LOOKS) % LOOKS]  # another pairing once the colours repeat
         looks.append(Look(colour, None if curve.style == "points" else own, marker))
     return looks
 
 
 def _group(curve: Curve, place: int) -> str | int:
-    """Returns the group of a curve: the curve itself if none is given."""
+    """Returns the group of a curve. A curve without a group is its own group."""
     return curve.group or place

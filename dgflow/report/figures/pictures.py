@@ -1,4 +1,4 @@
-"""Rows of small pictures, magnified by an integer factor, as a table that scrolls if it does not fit."""
+"""Draws rows of small images, magnified by an integer factor, as a table that scrolls if it does not fit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from html import escape
 from dgflow.specs.figures import Pictures
 
 SHOWN = 64
-"""Width in pixels that a magnified picture may take."""
+"""Maximum width of a magnified image in pixels."""
 
 
 def draw_pictures(figure: Pictures) -> str:
-    """Draws the rows. Raises ValueError for a picture that is not base64."""
+    """Draws the rows. Raises ValueError for an image that is not base64."""
     width = figure.side * max(1, SHOWN // figure.side)
     heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in figure.columns)
     out = [f'<div class="wide" role="region" aria-label="{escape(figure.title)}, pictures" tabindex="0">']

@@ -1,4 +1,4 @@
-"""Plots of a part of the plane with one scale on both axes: clouds of translucent points, and arrows."""
+"""Plots a part of the plane with the same scale on both axes: clouds of translucent points, and arrows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dgflow.report.figures.legend import tells
 from dgflow.report.figures.svg import ROW, WIDTH, Drawing, NothingToDraw, drawing, name, text, text_width
 from dgflow.specs.figures import Cloud, Pair, PlanePlot
 
-TALLEST, BOTTOM = 440, 24  # maximum user units of the area; margin below it
-LAYERS = 12  # paths per cloud: overlapping points of different paths add up
-SHAPES = (  # of a cloud's points, by its number: path from the point on, and width of the stroke
+TALLEST, BOTTOM = 440, 24  # maximum height of the area; margin below it
+LAYERS = 12  # paths per cloud; the opacities of overlapping points add up if they are in different paths
+SHAPES = (  # shapes of a cloud's points, by the number of the cloud: path data and stroke width
     ("h0", 3.2),
     ("m-1.5 -1.5l3 3m0 -3l-3 3", 1),
     ("m-2 0h4m-2 -2v4", 1),
 )
-OPACITIES = ((100, 0.85), (500, 0.55), (2_000, 0.4), (math.inf, 0.25))  # of clouds of up to so many points
+OPACITIES = ((100, 0.85), (500, 0.55), (2_000, 0.4), (math.inf, 0.25))  # (maximum number of points, opacity)
 COLOURS = 8
-SAMPLE, GAP = 12, 16  # of a point in the legend, and between two names
+SAMPLE, GAP = 12, 16  # width of a point in the legend; distance between two entries
 
 
 def draw_plane_plot(figure: PlanePlot) -> Drawing:
@@ -62,14 +62,14 @@ def _position(figure: PlanePlot, point: Pair, unit: float) -> Pair:
 
 
 def _cloud(figure: PlanePlot, number: int, unit: float) -> str:
-    """Draws the points inside the plot, in layers; points outside it are only counted."""
+    """Draws the points inside the plot, in layers. Points outside the plot are only counted."""
     cloud, (shape, stroke) = figure.clouds[number], SHAPES[number % len(SHAPES)]
     (left, right), (low, high) = figure.x_range, figure.y_range
     points = [point for point in cloud.points if left <= point[0] <= right and low <= point[1] <= high]
     counted = (
         f"{len(points):,} points"
         if len(points) == len(cloud.points)
-        else (f"{len(points):,} of {len(cloud.points):,} points lie here")
+        else (f"{len(points):,} of {len(cloud.points):,} points are in view")
     )
     out = [
         f'<g class="cloud c{number % COLOURS}" stroke-width="{stroke}" stroke-opacity="{_opacity(cloud)}">',
@@ -95,7 +95,8 @@ def _arrows(figure: PlanePlot, unit: float) -> str:
 
 
 def _legend(figure: PlanePlot, unit: float, y: float) -> tuple[list[str], float]:
-    """Returns the clouds' names, and an arrow with its length; with the baseline of the last line."""
+    """Returns the elements of the legend (the clouds, and an arrow with its length) and the baseline of its
+    last line."""
     samples = []
     named = figure.arrows or not tells(figure.title, [cloud.label for cloud in figure.clouds])
     for number, cloud in enumerate(figure.clouds) if named else ():
@@ -111,7 +112,8 @@ def _legend(figure: PlanePlot, unit: float, y: float) -> tuple[list[str], float]
 
 
 def _in_lines(samples: Sequence[tuple[str, float, str]], y: float) -> tuple[list[str], float]:
-    """Returns paths, each with its width and the words behind it, in as many lines as they take."""
+    """Returns the samples, given as (path, width, label), on as many lines as they need, and the baseline of
+    the last line."""
     out, x, y = [], 0.0, y + ROW if samples else y
     for path, width, words in samples:
         end = x + width + text_width(words)

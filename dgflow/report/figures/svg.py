@@ -1,4 +1,4 @@
-"""Elements of SVG as text, and the width of words."""
+"""Builds SVG elements as text, and estimates the width of text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
-WIDTH = 356  # user units of a figure; shown at about that many pixels, so that text keeps its size
-SIZE, NAME_SIZE = 11, 12  # of text and of names, in user units: the style sheet has the same sizes
-ROW = 16  # from one line of text to the next
+WIDTH = 356  # width of a figure in user units, each shown as about one pixel, so that text keeps its size
+SIZE, NAME_SIZE = 11, 12  # sizes of text and of titles in user units, as in the style sheet
+ROW = 16  # distance between two lines of text
 NARROW, BROAD = frozenset("fijlrtI.,:;'|!()[] "), frozenset("mwMW@%—")
 
 Anchor = Literal["start", "middle", "end"]
@@ -21,14 +21,14 @@ def _ems(character: str) -> float:
 
 
 def text_width(words: str, size: int = SIZE, bold: bool = False) -> float:
-    """Returns the width of words in user units: that of DejaVu Sans, which is wider than most sans-serif
-    fonts."""
+    """Returns the approximate width of a text in user units, for DejaVu Sans, which is wider than most
+    sans-serif fonts."""
     ems = sum(map(_ems, words))
     return ems * size * (1.12 if bold else 1.0)
 
 
 def wrapped(words: str, room: float, size: int = SIZE, bold: bool = False) -> list[str]:
-    """Returns the words in lines of width at most `room`; a single word is not broken."""
+    """Returns the text as lines of at most the width `room`. A single wider word is not broken."""
     lines: list[str] = []
     for word in words.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -45,7 +45,8 @@ def text(kind: str, x: float, y: float, words: str, anchor: Anchor = "start") ->
 
 
 def inside(x: float, words: str, low: float, high: float) -> float:
-    """Returns the middle of words, moved from `x` only so far that they lie between `low` and `high`."""
+    """Returns the centre of a text: `x`, moved as far as necessary for the text to lie between `low` and
+    `high`."""
     half = text_width(words) / 2
     return round(max(min(x, high - half), low + half), 1)
 
@@ -67,19 +68,19 @@ class Drawing(NamedTuple):
 
 
 class NothingToDraw(ValueError):
-    """Raised for a figure without any visible value."""
+    """Raised for a figure without a visible value."""
 
 
 def drawing(width: float, height: float, label: str, body: Sequence[str]) -> Drawing:
-    """Returns the whole drawing; `label` is for screen readers. A drawing wider than `WIDTH` keeps its size
-    and scrolls."""
+    """Returns the complete drawing. `label` is read by screen readers. A drawing wider than `WIDTH` keeps its
+    size and scrolls."""
     broad = f' class="broad" style="--width: {width:g}px"' if width > WIDTH else ""
     box = f'viewBox="0 0 {width:g} {height:g}"'
     return Drawing(f'<svg {box}{broad} role="img" aria-label="{escape(label)}">{"".join(body)}</svg>', width)
 
 
 def name(title: str, room: float, y: float = 14) -> tuple[list[str], float]:
-    """Returns a figure's title in as many lines as it takes, and the baseline of the last."""
+    """Returns a figure's title on as many lines as it needs, and the baseline of the last line."""
     lines = wrapped(title, room, NAME_SIZE, bold=True) or [""]
     elements = [text("name", 0, y + ROW * number, words) for number, words in enumerate(lines)]
     return elements, y + ROW * (len(lines) - 1)

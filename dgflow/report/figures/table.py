@@ -1,4 +1,4 @@
-"""Tables as HTML that scroll if they do not fit; marked rows have a star, and stand out."""
+"""Draws tables as HTML that scroll if they do not fit. Marked rows have a star and stand out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAR = "*"
 
 
 def starred(figure: Table) -> list[list[str]]:
-    """Returns heading and rows, with a star behind the first cell of marked rows that have none."""
+    """Returns the heading and the rows. Marked rows without a star get one after their first cell."""
     rows = [list(row) for row in figure.rows]
     for number in figure.marked:
         if not any(STAR in cell for cell in rows[number]):

@@ -238,9 +238,9 @@ def _notes(table: SweepTable, selected: bool) -> list[str]:
     elif seeds := max((len(value.values) for value in values if value.spread is not None), default=0):
         lines = [f"mean ± sample standard deviation over {seeds} sampling seeds"]
     elif any(value.error is not None for value in values):
-        lines = ["one sampling seed, so ± is the standard error that the samples themselves tell"]
+        lines = ["one sampling seed, so ± is the standard error estimated from the samples"]
     else:
-        lines = ["one sampling seed, so the spread is not known"]
+        lines = ["one sampling seed, so the spread is unknown"]
     lines[0] += f"; {directions(table.quantities.values())}"
     if not table.best:
         return lines
