@@ -1,4 +1,4 @@
-"""Cost of a guidance evaluation by an ensemble of discriminators against one, at EDM's CIFAR-10 sizes.
+"""Cost of guidance by an ensemble of discriminators relative to one, at EDM's CIFAR-10 sizes.
 
     python benchmarks/ensemble.py [--members 6] [--batch 1 16] [--precision float32] [--threads 1]
     [--rounds 5] [--without-sharing]
@@ -6,10 +6,10 @@
 The features are the published ones (32 pixels, widths 1, 2, 4, depth 4), and so is every member's head on
 them (512 x 8 x 8, depth 2). An evaluation is the log-ratio and its gradient for the samples, as samplers
 request them: for one discriminator, for the ensemble, and with `--without-sharing` for the ensemble with
-separate features for each member. Weights are random, which does not affect the time. Variants take turns,
-and the minimum over the rounds counts. With one CPU thread the clock is the process's CPU time, which other
-programs on the machine disturb less. The exit status is 1 if the ensemble costs more than `BOUND` times one
-discriminator.
+separate features for each member. Weights are random, which does not affect the time. The variants run in
+turn, and the minimum over the rounds is reported. With one CPU thread the clock is the process's CPU time,
+which other programs on the machine disturb less. The exit status is 1 if the ensemble costs more than `BOUND`
+times one discriminator.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def discriminators(members: int) -> list[DiscriminatorModule]:
 def least_seconds(
     variants: dict[str, Callable[[], Tensor]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Returns the minimum seconds by variant; each runs once before, and they take turns."""
+    """Returns the minimum seconds per variant. Each runs once as a warm-up; then the variants run in turn."""
     for evaluate in variants.values():
         evaluate()
     found: dict[str, list[float]] = {name: [] for name in variants}
@@ -72,7 +72,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--without-sharing", action="store_true", help="measure that too; takes long")
+    parser.add_argument(
+        "--without-sharing",
+        action="store_true",
+        help="also measure the ensemble without shared features; slow",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,8 +4,8 @@
 
 It needs torch, numpy, pyarrow, pydantic and safetensors, and not Ray. Each part runs in its own process with
 its own time limit; the results of a part that is stopped are kept. The table is printed as the parts end, and
-`--json` has the same figures. Without a GPU, or with `--toy`, the parts run on the CPU at toy size: that
-shows that they run, and nothing about a GPU. Exits with 1 if a part failed or found a wrong number.
+`--json` has the same figures. Without a GPU, or with `--toy`, the parts run on the CPU at toy size, which
+only checks that they run. Exits with 1 if a part failed or found a wrong number.
 
 `gpu_parts.py` describes each part.
 """
@@ -34,7 +34,7 @@ SHARES = {
     "features": 0.06,
     "rows": 0.04,
 }
-"""The parts, and the share of all minutes that each may take."""
+"""Each part's share of the total time limit."""
 
 
 def main() -> None:
@@ -43,7 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
-    parser.add_argument("--toy", action="store_true", help="on the CPU at toy size, whatever there is")
+    parser.add_argument(
+        "--toy", action="store_true", help="run on the CPU at toy size, even if there is a GPU"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, after each part")
     options = parser.parse_args()
     found: dict[str, Any] = {}
@@ -60,8 +62,8 @@ def main() -> None:
 
 
 def part(name: str, seconds: float, *, toy: bool) -> dict[str, Any]:
-    """Returns the rows of a part, and its problem in words, "" for none. A part knows its time limit and ends
-    within it; a part that does not is stopped after one and a half times the limit."""
+    """Returns the rows of a part, and a description of its problem, "" for none. A part should end within its
+    time limit; it is stopped 20 s after 1.5 times the limit."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         command = [
@@ -90,7 +92,7 @@ def part(name: str, seconds: float, *, toy: bool) -> dict[str, Any]:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "ended without a word"
+    return lines[-1] if lines else "ended without output"
 
 
 def show(name: str, found: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
-"""The parts of `gpu.py`, each a function that writes rows as it finds them: a row has `what`, figures, and
-`wrong` with a reason if a figure differs from its required value.
+"""The parts of `gpu.py`: functions that write rows as they measure them. A row has a title `what`, figures,
+and `wrong`: the reason if a figure differs from its required value.
 
     python benchmarks/gpu_parts.py PART FILE SECONDS [--toy]
 """
@@ -106,7 +106,7 @@ def _driver() -> str:
 
 
 def noise_bits(part: Part) -> None:
-    """Checks that the counter-based draws have the CPU's bits."""
+    """Checks that the counter-based random numbers are bit-identical to the CPU's."""
     index = torch.tensor([0, 1, 49_999, 2**31, 2**40])
     draws: dict[str, Callable[[Tensor], Tensor]] = {
         "uniform": lambda index: noise.uniform(7, index, (3, 32, 32), step=3),
@@ -117,12 +117,16 @@ def noise_bits(part: Part) -> None:
         expected, found = draw(index), draw(index.to(part.device)).cpu()
         differ = int((expected != found).sum())
         part.row(
-            name, numbers=expected.numel(), differ=differ, wrong="other bits than the CPU's" if differ else ""
+            name,
+            numbers=expected.numel(),
+            differ=differ,
+            wrong="bits differ from the CPU's" if differ else "",
         )
 
 
 def goldens(part: Part) -> None:
-    """Checks the originals' outputs from their weights, on the device and in every precision."""
+    """Compares networks with outputs of the original implementations, on the device and in every
+    precision."""
     _without_pytest()
     from parity import goldens as cases
     from parity.test_networks import RUNS
@@ -162,8 +166,8 @@ def _without_pytest() -> None:
 
 @contextmanager
 def _on(part: Part, precision: Precision) -> Iterator[Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
-    """Context in which new networks are created on the device and compute in that precision; the value moves
-    arrays there."""
+    """Provides a context in which new networks are created on the device and compute in that precision;
+    yields a function that moves arrays to the device."""
     torch.set_default_device(part.device)
     try:
         with (
@@ -188,8 +192,8 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def training(part: Part) -> None:
-    """Trains an epoch through a process group of one (NCCL on a GPU), and a second one after a resumption;
-    compares with the losses of two undisturbed epochs."""
+    """Trains one epoch in a process group of size one (NCCL on a GPU), resumes for a second, and compares the
+    losses with those of two uninterrupted epochs."""
     import tiny
     import torch.distributed as dist
     from inprocess import complete
@@ -229,13 +233,12 @@ def training(part: Part) -> None:
         f"two epochs through {backend}",
         losses=[round(loss, 6) for loss in losses["undisturbed"]],
         resumed_differs=apart,
-        wrong="a resumed training has another loss" if apart > 1e-4 else "",
+        wrong="the resumed training has a different loss" if apart > 1e-4 else "",
     )
 
 
 def memory(part: Part) -> None:
-    """Checks that running out of memory is handled by halves: of a sampling batch, and of a training
-    batch."""
+    """Checks that a batch is halved if the device runs out of memory, in sampling and in training."""
     if part.device.type != "cuda":
         limit, asked = 4, []
 
@@ -270,8 +273,8 @@ def memory(part: Part) -> None:
 
 
 def _micro_batches(part: Part) -> None:
-    """Compares the gradient of a batch in parts, after the device ran out of memory, with that of the whole
-    batch."""
+    """Compares the gradient of a batch that is computed in parts, because the device ran out of memory, with
+    the gradient of the whole batch."""
     from dgflow.runtime.training.micro_batches import MicroBatches
 
     torch.manual_seed(0)
@@ -302,13 +305,13 @@ def _micro_batches(part: Part) -> None:
         "a training batch in parts",
         parts=batches.parts,
         gradient_differs=error,
-        wrong="" if batches.parts == 8 and error < 1e-4 else "another number of parts, or another gradient",
+        wrong="" if batches.parts == 8 and error < 1e-4 else "wrong number of parts, or wrong gradient",
     )
 
 
 def compiled(part: Part) -> None:
-    """Compares guided sampling with score network and guidance as one compiled graph (on CUDA replayed) with
-    the eager one; on CUDA no step of either may wait for the device."""
+    """Compares guided sampling by one compiled graph of score network and guidance (replayed as a CUDA graph
+    on CUDA) with eager sampling. On CUDA, no step of either may wait for the device."""
     from torch._dynamo.utils import counters
 
     system, batch, steps = ("toy", 2, 3) if part.toy else ("edm", 16, 18)
@@ -330,7 +333,7 @@ def compiled(part: Part) -> None:
             with _without_waits(part):
                 run()
             found[name] = run(), _median(part, run, 1.0)
-        except Exception as error:  # of any compiler: reported as a row, and the next part continues
+        except Exception as error:  # any compiler error becomes a row, and the next part continues
             part.row(f"{steps} guided steps, {name}", wrong=f"{type(error).__name__}: {error}".split("\n")[0])
             continue
         if "eager" not in found:
@@ -400,8 +403,8 @@ def _graphs(part: Part, system: str, batch: int) -> None:
 
 
 def speed(part: Part) -> None:
-    """Measures guided sampling at published sizes against the plain way; the largest batches last, while time
-    is left."""
+    """Measures guided sampling at published sizes, with and without optimisations. The largest batches come
+    last and are left out if time is up."""
     systems = ("toy",) if part.toy else ("edm", "dit-xl", "adm", "adm256")
     batches = (2,) if part.toy else (1, 16, 64, 256)
     variants = (
@@ -460,7 +463,7 @@ def _flops(system: str, device: torch.device) -> int:
 
 
 def _rate(part: Part, system: str, batch: int, seconds: float, peak: float | None) -> dict[str, float]:
-    """Returns the FLOP/s of the score network, and the share of the device's published rate if that is
+    """Returns the FLOP/s of the score network, and its share of the device's published rate if the rate is
     known."""
     twice = 2 if system.startswith("dit") else 1  # classifier-free guidance
     rate = twice * batch * _flops(system, part.device) / seconds
@@ -522,8 +525,8 @@ def rows(part: Part) -> None:
 
 
 def _median(part: Part, evaluate: Callable[[], Tensor], seconds: float) -> float:
-    """Returns the seconds of a call: the median of those within `seconds`, at least three, after one that is
-    not counted."""
+    """Returns the median time of a call in seconds, over the calls that fit into `seconds` (at least three),
+    after one warm-up call."""
     evaluate()
     part.wait()
     found, end = [], time.perf_counter() + (min(seconds, 0.1) if part.toy else seconds)

@@ -1,10 +1,10 @@
-"""GPU hours that a run holds on hosts that come and go, simulated event by event; `benchmarks/scale.py` gives
-the steps.
+"""Event-by-event simulation of the GPU hours that a run holds on autoscaled hosts; `benchmarks/scale.py`
+defines the steps.
 
-Hosts of eight GPUs are requested while items wait, are ready after `boot` seconds with some variation, and
-are released once all their workers have been idle for `WORKER_IDLE` and then the host for `idle` seconds; all
-that time is paid for. A worker loads when it changes to another step. Shards of a step take the same time
-within 2 %.
+Hosts of eight GPUs are requested while items wait. A host is ready after `boot` seconds, with some variation.
+It is released after all its workers have been idle for `WORKER_IDLE` seconds and the host for another `idle`
+seconds. All of that time is paid for. A worker loads weights when it changes to another step. The shards of a
+step take the same time within 2 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
-A_HOST = 8  # GPUs per host
+GPUS_PER_HOST = 8
 WORKER_IDLE = 15.0  # s before a worker is released: `IDLE_SECONDS` of dgflow/runtime/pool/staff.py
 JITTER = 0.02  # relative variation of a shard's time
 BOOT_SPREAD = 0.2  # relative variation of a host's boot time
@@ -25,7 +25,8 @@ BOOT_SPREAD = 0.2  # relative variation of a host's boot time
 
 @dataclass(frozen=True)
 class Task:
-    """A step: `items` of `seconds` each, after `loading` seconds of a worker that ran another step before."""
+    """A step of `items` items of `seconds` each. A worker that ran another step before first loads for
+    `loading` seconds."""
 
     key: str
     reads: tuple[str, ...]
@@ -40,7 +41,7 @@ class Task:
 class Cluster:
     """A cluster. `fixed`: all hosts are held from the beginning to the end, as in a Slurm job. `together`:
     steps run concurrently, as in `dgflow.engine.execute`; else one after the other. `load_once`: workers of a
-    host share what one of them has read."""
+    host share the weights that one of them has read."""
 
     gpus: int
     boot: float
@@ -55,9 +56,9 @@ class Cluster:
 class _Host:
     state: Literal["off", "boot", "on"] = "off"
     since: float = 0.0
-    worker_idle: list[float] = field(default_factory=lambda: [0.0] * A_HOST)
-    busy: list[bool] = field(default_factory=lambda: [False] * A_HOST)
-    step: list[str] = field(default_factory=lambda: [""] * A_HOST)
+    worker_idle: list[float] = field(default_factory=lambda: [0.0] * GPUS_PER_HOST)
+    busy: list[bool] = field(default_factory=lambda: [False] * GPUS_PER_HOST)
+    step: list[str] = field(default_factory=lambda: [""] * GPUS_PER_HOST)
     loaded: dict[str, float] = field(default_factory=dict)  # time at which a step's network is on the host
 
 
@@ -73,7 +74,7 @@ class Simulation:
 
     def __init__(self, tasks: list[Task], cluster: Cluster) -> None:
         self.tasks, self.cluster = tasks, cluster
-        self.hosts = [_Host() for _ in range(cluster.gpus // A_HOST)]
+        self.hosts = [_Host() for _ in range(cluster.gpus // GPUS_PER_HOST)]
         self.states = {task.key: _State(task.items) for task in tasks}
         self.done: set[str] = set()
         self.now, self.held, self.cpus_busy = 0.0, 0.0, 0
@@ -129,17 +130,17 @@ class Simulation:
         if host is None:
             return
         self.states[task.key].begun = True
-        host.busy, host.step = [True] * A_HOST, [""] * A_HOST
+        host.busy, host.step = [True] * GPUS_PER_HOST, [""] * GPUS_PER_HOST
 
         def ended() -> None:
-            host.busy, host.worker_idle = [False] * A_HOST, [self.now] * A_HOST
+            host.busy, host.worker_idle = [False] * GPUS_PER_HOST, [self.now] * GPUS_PER_HOST
             self._end(task.key)
 
         self._at(task.loading + task.seconds, ended)
 
     def _hand_out(self, tasks: list[Task]) -> None:
         for host in self.hosts if tasks else []:
-            for slot in range(A_HOST) if host.state == "on" else ():
+            for slot in range(GPUS_PER_HOST) if host.state == "on" else ():
                 task = next((task for task in tasks if self.states[task.key].waiting), None)
                 if task is None:
                     return
@@ -179,8 +180,10 @@ class Simulation:
     def _ask(self, ready: list[Task]) -> None:
         states = [self.states[task.key] for task in ready if task.kind == "gpu"]
         wanted = sum(state.waiting + state.at_work for state in states)
-        wanted = max(wanted, A_HOST * any(task.kind == "training" for task in ready))
-        hosts = len(self.hosts) if self.cluster.fixed else min(len(self.hosts), math.ceil(wanted / A_HOST))
+        wanted = max(wanted, GPUS_PER_HOST * any(task.kind == "training" for task in ready))
+        hosts = (
+            len(self.hosts) if self.cluster.fixed else min(len(self.hosts), math.ceil(wanted / GPUS_PER_HOST))
+        )
         asked = sum(host.state != "off" for host in self.hosts)
         for host in [host for host in self.hosts if host.state == "off"][: max(0, hosts - asked)]:
             host.state, host.since = "boot", self.now
@@ -188,8 +191,8 @@ class Simulation:
             self._at(boot, lambda host=host: self._on(host))
 
     def _on(self, host: _Host) -> None:
-        host.state, host.worker_idle, host.loaded = "on", [self.now] * A_HOST, {}
-        host.step = [""] * A_HOST
+        host.state, host.worker_idle, host.loaded = "on", [self.now] * GPUS_PER_HOST, {}
+        host.step = [""] * GPUS_PER_HOST
         self._at(WORKER_IDLE + self.cluster.idle, self._give_back)
         self._go()
 
@@ -204,5 +207,5 @@ class Simulation:
 
     def _off(self, host: _Host) -> None:
         if host.state != "off":
-            self.held += A_HOST * (self.now - host.since)
+            self.held += GPUS_PER_HOST * (self.now - host.since)
             host.state, host.loaded = "off", {}

@@ -2,8 +2,8 @@
 features|trace|neighbours|end-to-end`.
 
 No published weights are needed: both sides get the same random ones, and the outputs are compared before
-anything is timed. Sides take turns, and the minimum of their times counts, since other programs can only slow
-them down.
+anything is timed. The sides run in turn, and the minimum of each side's times is reported, since other
+programs can only slow a side down.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["features", "trace", "neighbours", "end-to-end"])
     parser.add_argument(
-        "--images", type=int, default=64, help="images a round (features), samples (end-to-end)"
+        "--images",
+        type=int,
+        default=64,
+        help="images per round (features), or number of samples (end-to-end)",
     )
     parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
     parser.add_argument(
@@ -142,7 +145,8 @@ def _counters(made: InceptionV3Module) -> dict[str, Tensor]:
 
 
 def trace(options: argparse.Namespace) -> None:
-    """Measures the Fréchet distance at 2048 features, against clean-fid's, which uses scipy's sqrtm."""
+    """Measures the time of the Fréchet distance at 2048 features, against clean-fid's, which uses scipy's
+    sqrtm."""
     from cleanfid.fid import frechet_distance as of_clean_fid
 
     from dgflow.metrics.frechet import Gaussian, frechet_distance
@@ -171,8 +175,8 @@ def trace(options: argparse.Namespace) -> None:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    """Measures precision and recall from stored features against 10,000: seconds and a worker's peak memory,
-    each in its own process."""
+    """Measures precision and recall from stored features, against 10,000 reference images: seconds and a
+    worker's peak memory, each size in its own process."""
     for rows in options.rows:
         program = (
             "import sys; sys.path.insert(0, 'benchmarks'); import metrics;"
@@ -189,7 +193,7 @@ def neighbours(options: argparse.Namespace) -> None:
 
 
 def neighbours_of(samples: int, reference: int, threads: int) -> None:
-    """Measures one line of `neighbours`. The features are non-negative and lie near 64 dimensions."""
+    """Measures one line of `neighbours`. The features are non-negative, from 64 random dimensions."""
     from dgflow.metrics.protocols import PROTOCOLS
     from dgflow.specs.bound import Bound, BoundRows
     from dgflow.specs.step import here
@@ -272,7 +276,7 @@ def end_to_end(options: argparse.Namespace) -> None:
 
 
 def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the minimum seconds of each side over the rounds, in which they take turns."""
+    """Runs the sides in turn, `rounds` times. Returns the minimum seconds of each side."""
     least = dict.fromkeys(sides, float("inf"))
     for _ in range(rounds):
         for name, run in sides.items():

@@ -1,5 +1,5 @@
-"""`plan` over a step of 10,000 committed shards: `python benchmarks/plan.py ROOT [--shards 10000]`, with ROOT
-a new folder or s3://bucket/prefix.
+"""Time of `plan` for a step of 10,000 committed shards: `python benchmarks/plan.py ROOT [--shards 10000]`,
+with ROOT a new folder or s3://bucket/prefix.
 
 The receipts are real and so are the (tiny) data objects; the recipe is one Generate with that many shards,
 guided by a discriminator.

@@ -5,7 +5,7 @@
   digits recipe's score network (fresh weights, which do not affect the time) with one thread; start-up is
   excluded on both sides. The bare loop neither encodes nor stores anything, so the ratio is the whole cost of
   shards, receipts, attempts, Ray and the driver.
-- empty: milliseconds for an item with nothing to do, which is Ray and the driver alone.
+- empty: milliseconds per empty item: the cost of Ray and the driver alone.
 - scaling: a fixed single-threaded computation by one worker and by two.
 - killed: seconds from SIGKILL of the only worker until its item runs again in a new process.
 """
@@ -117,7 +117,7 @@ def scaling(options: argparse.Namespace, folder: str) -> str:
             times = [seconds_through(pool, make, 20, workers) for _ in range(options.rounds)]
         rates[workers] = 20 / min(
             times
-        )  # of the quietest round: other programs on the machine disturb two workers more than one
+        )  # the quietest round counts: other programs on the machine disturb two workers more than one
     ratio = rates[2] / rates[1]
     return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {ratio:.2f} x"
 
@@ -160,7 +160,7 @@ def killed(options: argparse.Namespace, folder: str) -> str:
 
 
 def untrained_weights(step: Generate, store: ObjectStore) -> BoundWeights:
-    """Commits untrained weights of the score network, like any epoch's."""
+    """Commits untrained weights of the score network, in the form of an epoch's weights."""
     score = step.score.step
     steps = Root(store).step_store(score)
     torch.manual_seed(0)
@@ -190,8 +190,8 @@ def seconds_alone(step: Generate, build: Callable[[int, int], Columns], shards: 
 def seconds_through(
     pool: Pool, make: Callable[[], Callable[[int], float]], shards: int, workers: int
 ) -> float:
-    """Returns the seconds for `shards` shards through the pool; the clock starts after one more for each
-    worker, which has its network by then."""
+    """Returns the seconds for `shards` shards through the pool; the clock starts after one extra shard per
+    worker, when every worker has loaded its network."""
     finished: list[float] = []
     pool.map(make, range(workers + shards), lambda _number, _seconds: finished.append(time.monotonic()))
     return finished[-1] - finished[workers - 1]

@@ -1,15 +1,15 @@
 """The pool, Ray Data and plain Ray tasks on the same shards: `python benchmarks/ray_data.py [--shards 200]`.
 
-Each of the three calls the same function of a shard (`shard_work`: builds it, commits it, skips committed
-ones), with equally many workers, in its own process and its own Ray on loopback:
+All three call the same function per shard (`shard_work`, which builds and commits a shard and skips a
+committed one), with the same number of workers. Each runs in its own process, with its own Ray on loopback:
 
-- killed: a worker's process gets SIGKILL in the middle of a shard, halfway. Measured are total seconds; until
-  the kill, a worker's time per shard beyond the wait that stands for its samples; the driver's CPU per shard;
-  seconds until the lost shard is started again, and until another process works; shards that were built
-  again; data without a receipt.
-- broken: one shard always raises ValueError. Measured are the shards that are committed in the end.
-- many: empty shards (no store either), until `--seconds` have passed. Measured are milliseconds and the
-  driver's CPU per shard, and the driver's own memory before, after a tenth of them, and after all.
+- killed: halfway through the run, a worker's process gets SIGKILL in the middle of a shard. Measured: total
+  seconds; a worker's time per shard before the kill, without the wait that stands for sampling; the driver's
+  CPU time per shard; seconds until the lost shard starts again, and until a new process works; the number of
+  shards built again; data objects without a receipt.
+- broken: one shard always raises ValueError. Measured: the number of shards committed in the end.
+- many: empty shards without a store, until `--seconds` have passed. Measured: milliseconds and the driver's
+  CPU time per shard, and the driver's own memory before, after a tenth of the shards, and at the end.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Make = Callable[[], Work]
 
 
 class Waited(SampleStep):
-    """Samples that are their own index; each shard takes `seconds`, and is recorded when it starts."""
+    """Samples whose value is their index. Each shard takes `seconds`, and is recorded when it starts."""
 
     shard_size: int = 16
     seconds: float
@@ -101,7 +101,7 @@ def pool(make: Make, shards: int, workers: int) -> Iterator[int]:
 
 
 def data(make: Make, shards: int, workers: int) -> Iterator[int]:
-    """Runs the shards by Ray Data: `map_batches` by actors, whose number is constant; a block is a shard."""
+    """Runs the shards with Ray Data: `map_batches` on a fixed number of actors, one shard per block."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -219,7 +219,7 @@ PARTS = {"killed": killed, "broken": broken, "many": many}
 
 
 def shards_of(folder: str, seconds: float, *, broken: int) -> tuple[Waited, Make, Callable[[], int]]:
-    """Returns the step, the function that a worker loads, and the number of its shards that are committed."""
+    """Returns the step, the function that a worker loads, and a function that counts the committed shards."""
     store = open_store(folder)
     step = Waited(seconds=seconds, marks=f"{folder}.marks", broken=broken)
     step_store = Root(store).step_store(step)
@@ -227,7 +227,7 @@ def shards_of(folder: str, seconds: float, *, broken: int) -> tuple[Waited, Make
 
 
 def _begun(marks: Path) -> list[tuple[int, int]]:
-    """Returns (shard, process) in the order of their starts."""
+    """Returns (shard, process) pairs in the order in which the shards started."""
     lines = marks.read_text().splitlines() if marks.exists() else []
     return [(int(number), int(pid)) for number, pid in map(str.split, lines)]
 
@@ -309,8 +309,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--many", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--wait", type=float, default=0.1, help="seconds that stand for a shard's samples")
-    parser.add_argument("--seconds", type=float, default=120.0, help="that the shards of nothing may take")
+    parser.add_argument("--wait", type=float, default=0.1, help="seconds per shard, in place of sampling")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time limit of the empty shards")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     options = parser.parse_args()
     for part in options.parts:

@@ -14,10 +14,10 @@ programs on the machine disturb less; otherwise it is wall-clock time.
 "plain" is a guided sampler without optimisation: float32, NCHW, parameters that require gradients, a
 `.backward()` of the log-ratio, the discriminator evaluated in every step. The others are
 `acceleration.prepared` networks within the published window: f32, bf16 or f16, channels_last (nhwc) or not
-(nchw), compiled (-c) or not. Beside each are the largest differences of its denoised images and its guidance
-gradients from the plain way's on the same input, relative to their largest value. Compiled, score network and
-guidance are one graph, and the time of guidance is the excess of that graph over the graph of the score
-network alone.
+(nchw), compiled (-c) or not. Each row gives the largest differences of denoised images and of guidance
+gradients from those of "plain" on the same input, relative to their largest value. If compiled, score network
+and guidance are one graph; the time of guidance is the time of that graph minus the time of the graph of the
+score network alone.
 
 Peak memory is the maximum that the process held while sampling minus what it held before it built the
 networks (compiled: including what the compiler left); on CUDA, the maximum that was allocated. The default is
@@ -103,7 +103,7 @@ ADM: dict[str, dict[str, Any]] = {
 CLASSIFIER_DEPTH = {"adm": 4, "adm256": 2}
 DEFAULT = ("edm", "adm", "dit")
 F32_BOUND = 1e-3
-"""What a float32 variant may differ from the plain way."""
+"""Largest accepted difference of a float32 variant from "plain", relative to the largest value."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def precision_of(variant: str) -> Precision:
 
 
 def schedule_counts(system: str) -> tuple[int, int, int]:
-    """Returns the published schedule's evaluations of the score, of the discriminator within its window, and
-    of one that is evaluated in every step."""
+    """Returns the numbers of evaluations in the published schedule: of the score network, of the
+    discriminator within its window, and of a discriminator that is evaluated in every step."""
     if system in OF_EDM:
         sigmas = edm_sigmas(18)[:-1]
         return 2 * len(sigmas) - 1, sum(tau_from_sigma(sigma) >= 0.01 for sigma in sigmas), len(sigmas)
@@ -255,11 +255,11 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
     times = alone, guided - alone if compiled else guided
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _memory("VmHWM") - idle
 
-    def unthinking(point: Point) -> tuple[Tensor | None, Tensor | None]:
+    def plain(point: Point) -> tuple[Tensor | None, Tensor | None]:
         return plain_gradient(discriminator, point.x, point.sigma, point.class_labels), None
 
     def run() -> Sample:
-        guides = Guides([unthinking if variant == "plain" else term], how)
+        guides = Guides([plain if variant == "plain" else term], how)
         if system in OF_EDM:
             return heun(score, x, edm_sigmas(4), guidance=guides)
         schedule = DiscreteSchedule.of(respacing="4")
@@ -275,7 +275,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
 
 
 def _median_seconds(evaluate: Callable[[], Tensor], seconds: float, clock: Callable[[], float]) -> float:
-    """Returns the median seconds of calls within `seconds`, at least two."""
+    """Returns the median time of the calls that fit into `seconds`, at least two."""
     found, end = [], clock() + seconds
     while len(found) < 2 or clock() < end:
         began = clock()
@@ -290,7 +290,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _memory(field: str) -> int:
-    """Returns this process's bytes in the kernel's accounting."""
+    """Returns a field of the kernel's memory accounting for this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
@@ -305,7 +305,7 @@ def _forget_peak() -> None:
 
 
 def table_row(system: str, batch: int, variant: str, found: Measured, plain: Measured) -> dict[str, Any]:
-    """Returns one row's numbers: images/s unguided and guided, the gain over the plain way, peak memory,
+    """Returns one row's numbers: images/s unguided and guided, the speed-up relative to "plain", peak memory,
     differences, validation."""
     nfe, inside, always = schedule_counts(system)
 
@@ -411,7 +411,7 @@ def main() -> None:
     }
     if far:
         raise SystemExit(
-            f"expected float32 variants within {F32_BOUND} of the plain way, found beyond: "
+            f'expected float32 variants within {F32_BOUND} of "plain", found larger differences of: '
             f"{', '.join(sorted(far))}"
         )
 

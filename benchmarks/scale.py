@@ -1,9 +1,9 @@
 """Time and cost of 1.28 million guided DiT-XL/2 samples on 8, 64 and 512 GPUs: `python benchmarks/scale.py
 [--gpus 8 64 512] [--price 2.5]`.
 
-The figures are arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one
-(below, with the command of each), and on assumptions (below, marked as such). The run as a whole is simulated
-event by event (`held_hours.py`). Nothing here ran on such a cluster.
+The figures are computed from the recipe's plan (`plan --device`), from separate measurements (below, each
+with its command), and from assumptions (below, marked as such). The run as a whole is simulated event by
+event (`held_hours.py`). Nothing was run on a cluster of this size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PUTS, HEADS, GETS = (
     1,
     1,
 )  # requests per shard, including sealing: python -m pytest tests/store/test_requests.py
-# S of a worker besides samples, on S3 (SeaweedFS on the same cores): python -m pytest
+# Seconds of a worker per shard besides sampling, on S3 (SeaweedFS on the same cores): python -m pytest
 # tests/cluster/test_flat.py -s
 SHARD_OVERHEAD = 0.037
 DRIVER_CPU = 0.0015  # s per shard: the same command
@@ -43,7 +43,7 @@ IMPORTS = 312  # JPEGs per second and CPU, with ADM's centre crop: docs/measurem
 NEIGHBOURS = 274
 
 # Assumed.
-CPUS = 32  # of CPU hosts: cluster.yaml's four of eight. Its GPU hosts offer none
+CPUS = 32  # on CPU hosts: cluster.yaml's four hosts of eight; its GPU hosts offer none
 TRAIN_START = 20  # s until Ray Train's workers start; observed on two cores: 14 to 23
 BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
 IDLE = 120  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
@@ -69,15 +69,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Model:
-    """The recipe on clusters; `shard_size` is that of the samples that are generated."""
+    """The recipe's cost on clusters; `shard_size` is the number of samples per generated shard."""
 
     plans: list[StepPlan]
     costs: Costs
     shard_size: int
 
     def row(self, made: StepPlan, gpus: int) -> Row:
-        """Returns a step on so many GPUs: whole rounds of shards, since each takes the same time, after the
-        weights are loaded."""
+        """Returns the row of a step on `gpus` GPUs: after the weights are loaded, shards run in whole rounds,
+        since all take the same time."""
         step, busy, loading = made.step, self.busy(made), self.weights(made) / CONNECTION
         written = float(made.stored_bytes or self.kept(step))
         if isinstance(step, TrainStep):
@@ -116,8 +116,7 @@ class Model:
         return passes * sum(self.scaled(step, len(part.shards)) for step, part in slices_of(made))
 
     def scaled(self, step: SampleStep, shards: int) -> int:
-        """Returns the number of shards of the recipe in units of shards of `shard_size`, if they are
-        generated."""
+        """Converts the recipe's number of shards to shards of `shard_size`, if the samples are generated."""
         return math.ceil(shards * step.shard_size / self.shard_size) if isinstance(step, Generate) else shards
 
     def busy(self, made: StepPlan) -> float:
@@ -141,19 +140,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--device", default="h100")
-    parser.add_argument("--price", type=float, default=2.5, help="of an hour of one GPU, an assumption")
-    parser.add_argument("--shard-size", type=int, default=500, help="of the samples that are generated")
-    parser.add_argument("--boot", type=float, default=BOOT, help="seconds until a host is there")
+    parser.add_argument("--price", type=float, default=2.5, help="assumed price of one GPU-hour")
+    parser.add_argument("--shard-size", type=int, default=500, help="samples per generated shard")
+    parser.add_argument("--boot", type=float, default=BOOT, help="seconds until a host is ready")
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds that an idle host is held")
-    parser.add_argument("--load-once", action="store_true", help="the workers of a host load together")
+    parser.add_argument(
+        "--load-once", action="store_true", help="workers of a host share the weights that one of them reads"
+    )
     options = parser.parse_args()
     plans = plan(imagenet256_dit.workflow(), MemoryStore("scale"))
     model = Model(plans, counted(plans, options.device, price=options.price), options.shard_size)
     print("\n".join(aligned(steps(model, options.gpus))))
     print("\n" + "\n".join(aligned(runs(model, options.gpus, options))))
     print(
-        f"a host takes {options.boot:g} s to come and goes after {options.idle:g} idle ones; money at "
-        f"{options.price:g} an hour of a GPU, without the head, CPU hosts and shards that are made again\n"
+        f"a host starts in {options.boot:g} s and is released after {options.idle:g} idle seconds; cost "
+        f"at {options.price:g} per GPU-hour, without the head node, CPU hosts and repeated shards\n"
     )
     print("\n".join(aligned(totals(model, options.gpus))) + "\n")
     print("\n".join(limits(model, options.gpus)))
@@ -216,9 +217,9 @@ def tasks(model: Model) -> list[Task]:
 
 
 def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[list[str]]:
-    """Returns the run on clusters of each size: with hosts that come and go, and with all held; steps one
-    after the other, and concurrently."""
-    cells = [["GPUs", "hosts", "steps", "time", "GPU hours held", "at work", "money"]]
+    """Returns the table of the run on clusters of each size: with autoscaled hosts and with all hosts held,
+    with sequential and with concurrent steps."""
+    cells = [["GPUs", "hosts", "steps", "time", "GPU hours held", "at work", "cost"]]
     work = sum(map(model.busy, model.plans)) / 3600
     for number in gpus:
         for fixed in (True, False):
@@ -230,7 +231,7 @@ def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[lis
                 cells.append(
                     [
                         f"{number}",
-                        "all held" if fixed else "come and go",
+                        "all held" if fixed else "autoscaled",
                         "at once" if together else "in turn",
                         duration(seconds),
                         f"{held:,.0f}",
@@ -242,7 +243,8 @@ def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[lis
 
 
 def totals(model: Model, gpus: list[int]) -> list[list[str]]:
-    """Returns the workers' requests to the store, whatever the order of the steps."""
+    """Returns the table of the workers' requests to the store, which do not depend on the order of the
+    steps."""
     cells = [["GPUs", "GPU hours loading", "PUT", "HEAD", "GET", "their price", "read", "written"]]
     for number in gpus:
         rows = [model.row(made, number) for made in model.plans]
@@ -257,8 +259,7 @@ def totals(model: Model, gpus: list[int]) -> list[list[str]]:
 
 
 def limits(model: Model, gpus: list[int]) -> list[str]:
-    """Returns the number of GPUs at which each shared resource is saturated, in the step that makes the most
-    samples."""
+    """Returns the number of GPUs that saturates each shared resource, in the step with the most samples."""
     largest = max((made for made in model.plans if isinstance(made.step, SampleStep)), key=model.busy)
     count = model.shards(largest)
     seconds = model.busy(largest) / count
@@ -270,8 +271,8 @@ def limits(model: Model, gpus: list[int]) -> list[str]:
     }
     for what, most in rates.items():
         lines.append(
-            f"  {what}: full at {most:,.0f} shards/s, which are {most * seconds:,.0f} GPUs; 512 reach it "
-            f"with shards of {512 / most:.2f} s"
+            f"  {what}: saturated at {most:,.0f} shards/s, by {most * seconds:,.0f} GPUs; 512 GPUs reach "
+            f"it with shards of {512 / most:.2f} s"
         )
     lines.append(
         f"  sealing in the driver: {duration(count * SEAL_SECONDS)} and {size(count * SEAL_BYTES)} of memory"
@@ -293,7 +294,7 @@ def slices_of(made: StepPlan) -> list[tuple[SampleStep, Slice]]:
 
 
 def read_bytes(made: StepPlan) -> float:
-    """Returns the bytes of the samples that a step reads, once, at most."""
+    """Returns an upper bound on the bytes of samples that a step reads in one pass."""
     return sum(float(part.rows * (step.row_bytes or 0)) for step, part in slices_of(made))
 
 

@@ -1,15 +1,14 @@
-"""The reproduction study's ensemble, whose FID of 14.35 is a bug: the effect of the bug on handwritten
-digits.
+"""The effect, on handwritten digits, of the bug behind the reproduction study's ensemble FID of 14.35.
 
     python benchmarks/study_bug.py --root runs/digits
 
 Kleger & Sartor reproduced EDM-G++ on CIFAR-10: 2.094 without guidance, 1.880 with the published
 discriminator, 2.084 with one of their own, and 14.348 with six together. Their ensemble averages the
 discriminators' raw outputs, which are log-ratios, clips the mean to [1e-5, 1 - 1e-5] as if it were a
-probability, and guides by log(p / (1 - p)) of it: the sigmoid was lost when the single discriminator became a
-list. Therefore the gradient is 0 wherever the mean log-ratio z is below 0 or above 1, and 1 / (z (1 - z))
-times the correct one in between: at least 4 times, and unbounded towards both ends. All samples with z < 0.5
-count as fake, and are boosted.
+probability, and guides by log(p / (1 - p)) of the clipped mean p: the sigmoid was lost when the single
+discriminator became a list. Therefore the gradient is 0 wherever the mean log-ratio z is below 0 or above 1,
+and 1 / (z (1 - z)) times the correct one in between: at least 4 times, and unbounded towards both ends. All
+samples with z < 0.5 count as fake, and are boosted.
 
 `WithoutSigmoid` is that guidance; dgflow has no option for it. The recipe guides digits with it, by the
 discriminators of `workflows/digits.py`, from the same seeds. In the root of `make digits`, the unguided and
@@ -60,8 +59,7 @@ def _guidance(samples: Any) -> dg.DiscriminatorGuidance:
 
 def workflow(
     members: Annotated[
-        int,
-        "discriminators of the ensemble; more than one are those of `digits_ensemble.py`, or trained here",
+        int, "number of discriminators; several are those of `digits_ensemble.py`, trained here if missing"
     ] = 1,
     samples: dg.options.Samples = 5_000,
     seeds: dg.options.Seeds = (101, 102, 103),

@@ -1,5 +1,5 @@
-"""Data waits of a discriminator's training: `python benchmarks/training.py [--systems digits latents pixels]
-[--stores disk s3]`.
+"""Time that a discriminator's training waits for data: `python benchmarks/training.py [--systems digits
+latents pixels] [--stores disk s3]`.
 
 The benchmark writes random rows of published shapes to shards on the local disk and on a real S3 server on
 loopback. For each system it runs two measurements:
@@ -56,7 +56,7 @@ class System(NamedTuple):
     head: ADMEncoder
     features: ADMEncoder | None
     encoded: bool  # real rows are means and standard deviations, fake ones latents; else all are images
-    batch: int  # trainable on one CPU core
+    batch: int  # batch size that one CPU core can train
     published: int
     shard: int
 
@@ -85,9 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--stores", nargs="+", default=["disk", "s3"], choices=["disk", "s3"])
-    parser.add_argument("--rows", type=int, default=8_000, help="real ones, and as many fake ones")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of training that is measured, about")
-    parser.add_argument("--utilisation", type=float, default=0.3, help="of an H100's FLOP/s")
+    parser.add_argument("--rows", type=int, default=8_000, help="number of real rows, and of fake rows")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="approximate time of the measured training"
+    )
+    parser.add_argument("--utilisation", type=float, default=0.3, help="assumed share of an H100's FLOP/s")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -128,16 +130,16 @@ def measure(name: str, system: System, kind: str, store: ObjectStore, options: a
         f"{name:8}{kind:5} batch {system.batch}: {rate:.2f} steps/s ({rate * system.batch:.0f} rows/s), "
         f"waits {waited:.2%}\n"
         f"{'':13} reader alone, batch {system.published}: {rows:,.0f} rows/s, "
-        f"{rows * bytes_a_row / 1e6:,.0f} MB/s as stored; "
-        f"networks up to {rows / 0.95:,.0f} rows/s wait below 5 %; {processor * 1e6:.0f} us of CPU a row\n"
-        f"{'':13} {flops / 1e9:.1f} GFLOP a row, {launches:,} operations a step: an H100 would do about "
-        f"{h100:,.0f} rows/s, estimated",
+        f"{rows * bytes_a_row / 1e6:,.0f} MB/s as stored; networks up to {rows / 0.95:,.0f} rows/s wait "
+        f"below 5 %; {processor * 1e6:.0f} us of CPU per row\n"
+        f"{'':13} {flops / 1e9:.1f} GFLOP per row, {launches:,} operations per step: an H100 would do "
+        f"about {h100:,.0f} rows/s, estimated",
         flush=True,
     )
 
 
 def discriminator(system: System, rows: int, batch: int) -> TrainDiscriminator:
-    """Returns the step, of which only the training is made: its inputs are what `bound` commits."""
+    """Returns the step, whose training runs on the inputs that `bound` commits."""
     if system.encoded:
         photos = ImportImages(source="unused.npz", num_classes=1000, image_size=256)
         real = Encode(images=photos[:rows], vae=official("sd-vae-ft-ema")).all()
@@ -252,10 +254,8 @@ def seconds_a_step(task: TrainingTask) -> float:
 
 
 def reader_alone(system: System, inputs: Bound, rows: int) -> tuple[float, float]:
-    """Measures rows per second of two streams without training, and seconds of CPU per row.
-
-    On no device: draws per row are made where the network is.
-    """
+    """Measures rows per second of two streams without training, and seconds of CPU per row. The random draws
+    of each row are not included: a training makes them on the network's device."""
     step = discriminator(system, rows, system.published)
     nowhere = torch.device("meta")
     streams = [

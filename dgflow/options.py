@@ -85,5 +85,5 @@ Divergence = Annotated[
     "divergence minimised by the score network's loss, weighted by a discriminator's ratio",
 ]
 HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published: 0"]
-Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published: the last"]
+Best = Annotated[bool, "guide with the epoch of the lowest held-out loss; published: the last"]
 DiscriminatorSeed = Annotated[int, "seed of the discriminator's initial weights and batches"]

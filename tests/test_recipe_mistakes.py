@@ -135,10 +135,10 @@ FIELDS = [
     (lambda: SCORE.epoch("3"), "TypeError: '<=' not supported between instances of 'int' and 'str' (in ep"),
     (
         lambda: SCORE.best("held_out_los"),
-        "expected a measurement of train-score whose smallest value is best, held_out_loss or "
+        "expected a measurement of train-score whose lowest value is best, held_out_loss or "
         "held_out_weighted_loss, found 'held_out_los'; did you mean held_out_loss?",
     ),
-    (lambda: JUDGE.best("held_out_accuracy"), "expected a measurement of train-classifier whose smallest"),
+    (lambda: JUDGE.best("held_out_accuracy"), "expected a measurement of train-classifier whose lowest"),
 ]
 
 

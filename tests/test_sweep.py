@@ -179,7 +179,7 @@ def test_the_best_is_marked_with_all_that_are_within_its_error_and_no_others(cal
     assert last_object(out)["best"]["is"] == {"row": 2, "within_error": [0, 1]}
     text = "\n".join(out.splitlines()[:-1])
     assert "0.00 ± 0.25 *" in text and "0.40 ± 0.25 ~" in text and "0.62 ± 0.25  " in text
-    assert "chosen on the seeds that are reported" in text and "--select-on SEEDS" in text
+    assert "chosen on the same seeds that are reported" in text and "--select-on SEEDS" in text
 
 
 def test_values_that_are_averaged_over_are_repetitions_with_their_spread(call):
@@ -261,7 +261,7 @@ def test_selection_chooses_on_some_seeds_and_reports_on_the_others(call):
     page = Path("runs/parabola/report.html").read_text()  # each table stands on it once
     for heading in ("Selection: measured to choose", "Result: the choice on other seeds"):
         assert page.count(f"<strong>{heading}") == 1
-    assert "chosen on the seeds that are reported" not in page
+    assert "chosen on the same seeds that are reported" not in page
     shown = verdict()
     assert "Better −20.00 FID against unguided" in shown and "variants: better" not in shown
     assert "Chosen among 3 variants by FID on the seeds 7, 8, and measured on the seeds 1, 2." in shown

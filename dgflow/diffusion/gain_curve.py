@@ -21,7 +21,7 @@ from dgflow.specs.step import Best
 WEIGHTS = (0.5, 1.0, 2.0)
 """Weights whose Gain every epoch records; Gain at any other weight follows."""
 
-GAIN_METRICS: Mapping[str, Best] = {"gain": "largest", "gain_at_best_weight": "largest"}
+GAIN_METRICS: Mapping[str, Best] = {"gain": "highest", "gain_at_best_weight": "highest"}
 """The measurements of Gain by which an epoch can be chosen: at weight 1, and at the epoch's best weight."""
 
 QUANTILE = 1.6449

@@ -96,7 +96,7 @@ class BoundMeasurements:
 
 @dataclass(frozen=True)
 class BoundResult:
-    """The file of a step that makes one."""
+    """The result file of a step."""
 
     step_store: StepStore
     receipt: Receipt
@@ -150,8 +150,7 @@ class Bound:
         return items | {name: fingerprint(choice.plain()) for name, choice in self.choices.items()}
 
     def below(self, field: str) -> Bound:
-        """The inputs that a step has taken over from the one that `field` names, by the names that these
-        have there."""
+        """The inputs of the step in `field` that this step has too, under their names in that step."""
         prefix = f"{field}."
         return Bound(
             {name.removeprefix(prefix): item for name, item in self.items.items() if name.startswith(prefix)}

@@ -160,7 +160,7 @@ class NetworkSpec(Spec, ABC):
         Args:
             network: `kept(network)` of a built network, possibly on the meta device.
             source: name of the file in errors.
-            key: of the state dict, for a file of GENERAL_FORMATS with several.
+            key: key of the state dict, for a file of GENERAL_FORMATS that holds several.
             beside: settings from accompanying files, by file name.
 
         Raises:

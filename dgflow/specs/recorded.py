@@ -55,7 +55,7 @@ def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **pl
         remedy = (
             f"import the module that defines {', '.join(unknown)} before the root is opened"
             if unknown
-            else "what is missing was not recorded, as the source of images outside the root"
+            else "fields are missing that are not recorded, such as the source of images outside the root"
         )
         raise ValueError(f"{kind}-{fingerprint[:12]} cannot be rebuilt from its record: {remedy}") from error
     if step.fingerprint != fingerprint:

@@ -41,7 +41,7 @@ INDEX_AND_LABEL, LOG_RATIO, COUNT = 16, 4, 4  # bytes per row of each column
 
 TOY_SHARD_SIZE = 12  # shard size in smoke runs: gives work to two workers
 
-Best = Literal["smallest", "largest"]
+Best = Literal["lowest", "highest"]
 """The best value of a measurement."""
 
 Use = Literal["forward", "gradient", "head-gradient", "train", "train-gradient", "encode", "decode"]
@@ -143,8 +143,8 @@ class Step(Spec):
         return self.inputs()
 
     def as_made(self, inputs: Collection[str]) -> Self:
-        """The step as it made a part from inputs of these names, where a field that is not identity decides
-        what it reads."""
+        """The step whose inputs have these names. A step that reads different inputs depending on a field
+        outside its identity returns a copy with that field set."""
         del inputs
         return self
 
@@ -157,7 +157,7 @@ class Step(Spec):
 
     @property
     def is_made_up(self) -> bool:
-        """True for random numbers instead of published ones, as in a smoke run."""
+        """True for a step that gives random numbers in place of published data, as in a smoke run."""
         return False
 
     def choices(self, inputs: Bound) -> Mapping[str, Choice]:
@@ -210,13 +210,13 @@ class Step(Spec):
         return []
 
     def stored_bytes(self, parts: Sequence[int]) -> int | None:
-        """An upper bound of the stored size of `parts` in bytes; None if unknown."""
+        """An upper bound on the stored size of `parts` in bytes; None if unknown."""
         del parts
         return self.file_bytes
 
     @property
     def file_bytes(self) -> int | None:
-        """An upper bound of the size of its file in bytes; None if unknown."""
+        """An upper bound on the size of the file in bytes; None if unknown."""
         return None
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
@@ -291,11 +291,12 @@ class Slice(_Reference):
             )
         return shape
 
-    def check_labelled(self, field: str, told: str, remedy: str) -> None:
-        """Raise ValueError, naming `field`, for samples without labels if `told` needs labels."""
+    def check_labelled(self, field: str, network: str, remedy: str) -> None:
+        """Raise ValueError, naming `field` and the `network` that needs labels, for samples without
+        labels."""
         if not self.step.labelled:
             raise ValueError(
-                f"{field}: expected samples with labels, which {told} is told, found those of "
+                f"{field}: expected samples with labels, which {network} needs, found those of "
                 f"{self.step.title}, which have none: {remedy}"
             )
 
@@ -357,7 +358,7 @@ class SampleStep(Step, ABC):
 
     maps: ClassVar[str] = ""
     """The field of the slice whose rows are this step's, one by one, so that a shard depends on the rows of
-    its own range alone; "" for none. Then a step of a longer slice takes the shards of a shorter one over."""
+    its own range alone; "" for none. A step of a longer slice then reuses the shards of a shorter one."""
 
     shard_size: int = Field(default=500, gt=0)
 
@@ -424,8 +425,8 @@ class SampleStep(Step, ABC):
         """The slice of all samples. Raises ValueError if their number is not known in advance."""
         if self.length is None:
             raise ValueError(
-                f"expected a {self.kind} whose number of samples is known beforehand; name the samples, as "
-                "in step[:1000]"
+                f"expected a {self.kind} whose number of samples is known in advance; name the samples, "
+                "as in step[:1000]"
             )
         return self[: self.length]
 
@@ -435,7 +436,8 @@ class SampleStep(Step, ABC):
         return ()
 
     def check_source(self, inputs: Bound) -> None:
-        """Raise ValueError, before any shard is made, for a fault of the source that would stop one."""
+        """Raise ValueError, before any shard is made, for a fault of the source that would make a shard
+        fail."""
         del inputs
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
@@ -602,7 +604,7 @@ class Weights(_Reference):
                 f"{self.step.name} records no {what!r} for epoch {missing[0]}; it has "
                 f"{sorted(metrics[missing[0]])}"
             )
-        sign = -1 if self.step.held_out_metrics.get(what) == "largest" else 1
+        sign = -1 if self.step.held_out_metrics.get(what) == "highest" else 1
         return min(metrics, key=lambda epoch: (sign * metrics[epoch][what], epoch))
 
 

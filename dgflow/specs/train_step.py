@@ -163,9 +163,8 @@ class TrainStep(NetworkStep, ABC):
         return self.epoch(epoch) if epoch is not None else self.best() if best else self.last()
 
     def best(self, metric: str = "held_out_loss") -> Weights:
-        """The weights of the epoch with the best `metric` on the held-out images: smallest loss, largest
-        Gain.
-        """
+        """The weights of the epoch with the best `metric` on the held-out images: lowest loss, highest
+        Gain."""
         if not self.held_out_items:
             raise ValueError(
                 f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
@@ -174,7 +173,7 @@ class TrainStep(NetworkStep, ABC):
         if self.held_out_metrics and metric not in self.held_out_metrics:
             known = (
                 f"whose {which} value is best, {' or '.join(names)}"
-                for which in ("smallest", "largest")
+                for which in ("lowest", "highest")
                 if (names := [name for name, best in self.held_out_metrics.items() if best == which])
             )
             raise ValueError(

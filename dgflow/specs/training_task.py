@@ -16,7 +16,8 @@ from dgflow.specs.spec import ActivationPrecision
 
 
 class Data(Protocol):
-    """The source of a task's batches: the seconds spent waiting so far; `close` ends its threads."""
+    """The source of a task's batches. `waited` is the number of seconds spent waiting so far; `close` ends
+    the threads of the source."""
 
     waited: float
 
@@ -59,7 +60,7 @@ class TrainingTask:
     data: Sequence[Data] = ()
     learning_rate: Callable[[int], float] | None = None  # learning rate by step; None: the optimiser's own
     ema_halflife: int | None = None  # half-life of the EMA in images; None: no EMA
-    ema_ramp_up: bool = True  # False: the EMA starts from weights worth keeping
+    ema_ramp_up: bool = True  # False: the full half-life from the first step on, for trained initial weights
     device: torch.device = torch.device("cpu")
     precision: ActivationPrecision = "float32"  # precision of activations
 

@@ -15,13 +15,14 @@ TRUNCATIONS = (0.03, 0.1, 0.3)
 """Noise levels of figure 14 of Kim et al. 2023, beside the lowest one of the sampler."""
 
 GRAPH = 4
-"""Samples whose drawing takes the memory of one image's likelihood, which keeps the graph of a gradient."""
+"""Number of samples that can be drawn in the memory of one image's likelihood, which keeps the graph of a
+gradient."""
 
 
 def beside(
     arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0, mechanism: int = 0
 ) -> tuple[Result, ...]:
-    """Returns the results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
+    """Returns the measurements to show beside the table of `arms`, for `Evaluate(beside=...)`.
 
     Score network and guidance are those of each arm's `Generate`. A likelihood's lowest and highest noise
     levels are the sampler's `sigma_min` and `sigma_max`; if the sampler has none (RK45, DDPM, DDIM) or they
@@ -108,7 +109,7 @@ def _generate(name: str, arm: Sequence[Slice]) -> Generate:
 
 
 def _ends(step: Generate) -> tuple[float | None, float | None]:
-    """Returns the ends of the sampler's noise levels, None if the sampler does not set them."""
+    """Returns the lowest and highest noise level of the sampler, None if the sampler does not set them."""
     low, high = (getattr(step.sampler, name, None) for name in ("sigma_min", "sigma_max"))
     return low, high
 
@@ -126,8 +127,8 @@ def _of_flow(name: str, step: Generate) -> tuple[Guidance, ...]:
 
 
 def _mean(name: str, term: DiscriminatorGuidance, share: float) -> ScaleOrGainOf:
-    """Returns the mean of both orders' weights, whose flow is followed by a step with that share of the
-    second order."""
+    """Returns the weight of the flow that a step with this share of the second order follows: the mean of
+    both orders' weights."""
     first, second = term.weight, term.second_order_weight
     if share == 0 or first == second or (isinstance(first, Result) and second == "gain"):
         return first

@@ -51,8 +51,8 @@ class Cost(ResultStep):
         for name, arm in self.arms.items():
             if len({_made(part) for part in arm}) > 1:
                 raise ValueError(
-                    f"arm {name!r}: expected slices of the same trainings and sampler, since the arm has one "
-                    "cost, found others; give each an arm of its own"
+                    f"arm {name!r}: expected slices of the same trainings and sampler, since the arm has "
+                    "one cost, found different ones; put each into a separate arm"
                 )
         return self
 
@@ -61,8 +61,8 @@ class Cost(ResultStep):
         return False
 
     def inputs(self) -> dict[str, Measurements | Slice]:
-        """Returns all epochs of the trainings, since the samples name only the epoch that they use; of
-        selections also the samples."""
+        """Returns all epochs of the trainings, since the samples name only the epoch that they use, and the
+        samples of selections."""
         trainings = {
             f"arms.{name}.{number}": training.measurements()
             for name, arm in self.arms.items()
@@ -112,7 +112,7 @@ class Cost(ResultStep):
             (row["title"], f"{row['tflop']:,.2f}", self._named(row["arms"]))
             for row in json.loads(content)["trainings"]
         ]
-        note = "Networks that were trained elsewhere count nothing."
+        note = "Networks that were trained elsewhere count as zero."
         return (Table("Where the training goes", ("step", "TFLOP", "arms"), rows, note=note),)
 
     def _named(self, arms: Sequence[str]) -> str:
@@ -132,8 +132,8 @@ def _made(part: Slice) -> tuple[object, ...]:
 
 
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
-    """Returns every training and measurement behind `part`, and every step behind one, once: its variant,
-    itself and its parts."""
+    """Yields (variant, step, parts) of every training and measurement behind `part`, and of every step behind
+    one of these, once each."""
     found: dict[str, tuple[Step, set[int]]] = {}
     for prepared in (node.step for node in graph(part) if isinstance(node.step, TrainStep | ResultStep)):
         for behind in graph(prepared):
@@ -144,8 +144,8 @@ def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
 
 
 def sampled_by(part: Slice) -> Iterator[Slice]:
-    """Returns the samples that become `part`, step by step: `part` itself, and the slices that each step
-    derives its own from. Every step reads at most one slice, so at most one of them is selected."""
+    """Yields `part` and the slices that it is derived from, step by step. Every step derives its samples from
+    at most one slice, so at most one of the yielded slices is selected."""
     yield part
     for reference in part.step.reads.values():
         if isinstance(reference, Slice):

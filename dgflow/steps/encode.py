@@ -70,8 +70,8 @@ class Encode(SampleStep):
         spec.latent_shape(expected.image_size)
         if not spec.draws and (self.draws, self.seed) != (1, 0):
             raise ValueError(
-                f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: of {type(spec).__name__}, "
-                "mean and spread are stored, and nothing is drawn"
+                f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: {type(spec).__name__} "
+                "stores means and standard deviations, and draws nothing"
             )
         return self
 

@@ -37,16 +37,17 @@ class FrozenScore:
     _model: ScoreModel | None = None
 
     def known(self, sigma_min: float, sigma_max: float, *, use: str) -> tuple[float, float]:
-        """Returns the part of the noise levels that the network was trained for. Loads nothing.
+        """Returns the part of the range [sigma_min, sigma_max] that the network was trained for. Loads
+        nothing.
 
-        Raises ValueError, which names the `use` of the levels, if that part is empty.
+        Raises ValueError, naming the `use` of the levels, if that part is empty.
         """
         low, high = without_network(self.weights).narrowed(sigma_min, sigma_max)
         if not 0 < low < high:
             raise ValueError(
                 f"{self.name}: expected noise levels between sigma_min {sigma_min:g} and sigma_max "
-                f"{sigma_max:g} that the score network knows, {use}, found none: it begins at {low:g} and "
-                f"ends at {high:g}"
+                f"{sigma_max:g} that the score network was trained for, {use}, found none: its range is "
+                f"{low:g} to {high:g}"
             )
         return low, high
 
@@ -59,12 +60,12 @@ class FrozenScore:
         """Adds unit normals at levels sigma (float64) to images [b, ...] and denoises them with the
         network.
 
-        Raises ValueError for labels that the network does not know.
+        Raises ValueError for labels outside the network's classes.
         """
         model, classes = self._loaded(), self.weights.step.classes
         if classes and not ((labels >= 0) & (labels < classes)).all():
             raise ValueError(
-                f"{self.name}: expected labels 0 to {classes - 1}, which the score network is asked about, "
+                f"{self.name}: expected labels 0 to {classes - 1}, the classes of the score network, "
                 f"found {int(labels.min())} to {int(labels.max())}"
             )
         with autocast(self.device, self.precision):

@@ -8,11 +8,11 @@ from dgflow.specs.network import DataShape
 from dgflow.specs.step import Slice, Weights
 
 MOST_IMAGES = 2_048
-"""Images that Gain is measured on at most, the first ones by index: the error of its mean is then a fiftieth
-of the spread between images."""
+"""The largest number of images that Gain is measured on, the first ones by index. The standard error of their
+mean is 1/45 of the spread between images."""
 MOST_BYTES = 2 * 2**30
-"""Host memory of all workers for noisy images and what the score network leaves of them: 2,048 images of up
-to 64 pixels a side, 170 of 256."""
+"""Host memory of all workers for noisy and denoised images, in bytes: enough for 2,048 images of up to 64
+pixels a side, or 170 of 256."""
 
 
 def check_score(score: Weights, real: Slice, *, field: str) -> None:
@@ -32,8 +32,8 @@ def check_score(score: Weights, real: Slice, *, field: str) -> None:
         )
     if score.step.classes not in (0, shape.num_classes):
         raise ValueError(
-            f"{field}: expected a score network without classes, or with the real ones' {shape.num_classes}, "
-            f"whose labels it is asked about, found {score.step.classes} classes"
+            f"{field}: expected a score network without classes, or with the real ones' "
+            f"{shape.num_classes}, whose labels it receives, found {score.step.classes} classes"
         )
     if score.step.classes:
         real.check_labelled("real", f"the score network ({field})", "take one with conditional=False")

@@ -47,8 +47,8 @@ def _check_result(where: str, score: Weights, term: DiscriminatorGuidance, resul
         raise ValueError(f"{where}.weight: expected the result of a Gain, found that of a {step.kind}")
     if (step.term.guides, step.combine) != (term.guides, term.combine):
         raise ValueError(
-            f"{where}.weight: expected the Gain of what guides, {_named(term)}, found that of "
-            f"{_named(step.term)}"
+            f"{where}.weight: expected the Gain of the guiding discriminators, {_named(term)}, found that "
+            f"of {_named(step.term)}"
         )
     _check_same(where, score, step.score)
 

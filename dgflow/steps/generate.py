@@ -21,8 +21,8 @@ class Generate(Sampling):
     cluster.
 
     Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, for a network of latents,
-    `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
-    last guided step, float32).
+    `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (the discriminator's
+    logit at the last guided step, float32).
 
     Labels are drawn from the score network's classes, or from the guides' if only they have classes.
 

@@ -15,8 +15,8 @@ from dgflow.steps.guides import check_guides, classes_asked, guides_of
 
 
 class GuidedArms(ResultStep, ABC):
-    """A score network, guided by the terms of each arm, and the real images that it is evaluated on; () is
-    the score network alone."""
+    """A score network, the guidance terms of each arm, and the real images on which the arms are evaluated.
+    An arm without terms is the score network alone."""
 
     score: Weights
     arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
@@ -33,8 +33,8 @@ class GuidedArms(ResultStep, ABC):
                 self.check_terms(terms)
                 if (classes := classes_asked(self.score, terms)) not in (0, known):
                     raise ValueError(
-                        f"expected networks without classes, or with the {known} of the real images, whose "
-                        f"labels they are told, found {classes} classes"
+                        f"expected networks without classes, or with the {known} of the real images, "
+                        f"whose labels they receive, found {classes} classes"
                     )
             except ValueError as error:
                 raise ValueError(f"arm {name!r}: {error}") from None

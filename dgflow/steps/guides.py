@@ -39,7 +39,7 @@ ROLES: Mapping[str, tuple[type[NetworkSpec], str]] = {
     "discriminator": (DiscriminatorSpec, "TrainDiscriminator"),
     "network": (ScoreNetworkSpec, "TrainScore"),
 }
-"""Of a guide: its kind of network, and the step that trains one."""
+"""For each role of a guide: the class of its network's spec, and the step that trains it."""
 
 
 def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
@@ -152,10 +152,10 @@ def check_knows_noise(field: str, weights: Weights) -> None:
     """Raises ValueError for a guide of clean samples if it would be evaluated along noise levels."""
     step = weights.step
     if not step.knows_noise:
-        use = ", or use this one for best of n, rejection or MeanLogRatio, which ask about finished samples"
+        use = ", or use this one for best of n, rejection or MeanLogRatio, which evaluate finished samples"
         raise ValueError(
-            f"{field}: expected a network of noisy samples, which is asked at every noise level, found "
-            f'{weights.title}, which knows clean ones alone: train it with noise="linear_vp"'
+            f"{field}: expected a network of noisy samples, which is evaluated at every noise level, "
+            f'found {weights.title}, a network of clean samples only: train it with noise="linear_vp"'
             f"{use if isinstance(step.architecture, DiscriminatorSpec) else ''}"
         )
 
@@ -186,8 +186,8 @@ def check_ensemble(members: Mapping[str, Weights]) -> None:
         counts = [each.step.classes for each in (members[first], weights)]
         if counts[0] != counts[1]:
             raise ValueError(
-                f"{name}: expected a discriminator of the {counts[0]} classes of {first} (0: it is told "
-                f"none), found one of {counts[1]}"
+                f"{name}: expected a discriminator of the {counts[0]} classes of {first} (0: without "
+                f"classes), found one of {counts[1]}"
             )
 
 
@@ -200,8 +200,8 @@ def _architecture(weights: Weights) -> GuideSpec:
 def loaded_term(
     path: str, term: GradientTerm, load: Callable[[str], nn.Module], choice: GainChoice | None = None
 ) -> GuidanceTerm:
-    """Returns the term with loaded networks; `load` loads that of a field, `path` is that of the term's own.
-    `choice` is Gain's, if the term uses it."""
+    """Returns the term with loaded networks. `load` returns the network of a field, `path` is the path of the
+    term's own field, and `choice` is Gain's choice if the term uses it."""
     members = members_of(path, term)
     networks = [load(name) for name in members]
     time = _architecture(next(iter(members.values()))).time_map()
@@ -265,7 +265,7 @@ def evaluations(
     Args:
         begin: linear-VP time and grid of a run that begins within the sampler's range, None for a whole one.
 
-    Raises ValueError for a beginning outside the range of sampler or network.
+    Raises ValueError if the run begins outside the range of sampler or network.
     """
     import torch
 

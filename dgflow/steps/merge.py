@@ -30,7 +30,7 @@ class Merge(NetworkStep, FileStep):
     Samples of the merged network differ from those of `base`, so a discriminator that was trained against
     `base` does not know their log-ratio.
 
-    `network` is that of `base`, and is not given.
+    `network` is taken from `base` and may not be given.
     """
 
     suffix: ClassVar[str] = ".safetensors"
@@ -66,8 +66,8 @@ class Merge(NetworkStep, FileStep):
         own = score_network(self.base)
         if found := own.unlike(score_network(self.tuned)):
             raise ValueError(
-                f"tuned: expected weights of the network of base, {type(own).__name__} with the same fields, "
-                f"found {found}; train it from base on, with TrainScore(start=base, "
+                f"tuned: expected weights of the network of base, {type(own).__name__} with the same "
+                f"fields, found {found}; train it from base, with TrainScore(start=base, "
                 "network=base.step.network, ...)"
             )
         ours, theirs = _data(self.base), _data(self.tuned)
@@ -75,7 +75,7 @@ class Merge(NetworkStep, FileStep):
             raise ValueError(f"tuned: expected a network for the same data as base, {ours}, found {theirs}")
         if self.base.identity == self.tuned.identity:
             raise ValueError(
-                f"tuned: expected other weights than base, found those again ({self.tuned.title}, "
+                f"tuned: expected weights other than base, found the same ({self.tuned.title}, "
                 f"{self.tuned.which})"
             )
         return self
@@ -101,8 +101,8 @@ class Merge(NetworkStep, FileStep):
         if not isinstance(self.tuned.step, TrainScore) or _began_with(self.tuned.step, self.base):
             return []
         return [
-            f"{self.title}: {self.tuned.title} was not trained from base on, and a merge of networks that "
-            "were trained apart means nothing: train it with TrainScore(start=base, ...)"
+            f"{self.title}: {self.tuned.title} was not trained from base, and a merge of separately "
+            "trained networks is meaningless: train it with TrainScore(start=base, ...)"
         ]
 
     def weights(self) -> Weights:

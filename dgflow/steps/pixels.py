@@ -19,15 +19,15 @@ SATURATED = "saturated"
 
 
 def saturated(images_BCHW: Tensor) -> np.ndarray:
-    """Returns True [B] for saturated images: more than a quarter of the values lie outside [-1.5, 1.5]."""
+    """Returns a mask [B] of saturated images: more than a quarter of the values lie outside [-1.5, 1.5]."""
     return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.25).cpu().numpy()
 
 
 def counted(
     columns: Columns, saturated_N: np.ndarray | None, metrics: Mapping[str, float] | None = None
 ) -> Columns:
-    """Returns the columns, with other metrics and the number of saturated images for the receipt if there are
-    any."""
+    """Returns the columns with what the receipt records, if anything: `metrics` and the number of saturated
+    images."""
     count = 0 if saturated_N is None else int(saturated_N.sum())
     metrics = dict(metrics or {}) | ({SATURATED: count} if count else {})
     return MeasuredColumns(columns, metrics) if metrics else columns
@@ -58,8 +58,8 @@ def clean_column(step: SampleStep) -> str:
 
 
 def clean_images(rows: Columns) -> Tensor:
-    """Returns the samples in a `clean_column`, float64 [B, C, H, W]: images in [-1, 1], or latents; of
-    several draws the first."""
+    """Returns the samples in a `clean_column`, float64 [B, C, H, W]: images in [-1, 1], or latents; the first
+    of several draws."""
     import torch
 
     (values,) = (torch.from_numpy(np.ascontiguousarray(values)) for values in rows.values())

@@ -64,8 +64,8 @@ class Pretrained(NetworkStep, FileStep):
     def _classes(self) -> Pretrained:
         if self.num_classes == 0 and self.network.needs_classes:
             raise ValueError(
-                f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it "
-                "was trained on"
+                f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give the number "
+                "that it was trained on"
             )
         return self
 
@@ -83,8 +83,9 @@ class Pretrained(NetworkStep, FileStep):
     def _a_key(self) -> Pretrained:
         if self.key is not None and self.format not in GENERAL_FORMATS:
             raise ValueError(
-                f"expected no key for the format {self.format!r}, which says itself which weights are meant, "
-                f"found {self.key!r}: leave it out, or name one of the formats {', '.join(GENERAL_FORMATS)}"
+                f"expected no key for the format {self.format!r}, which determines the weights itself, "
+                f"found {self.key!r}: leave it out, or name one of the formats "
+                f"{', '.join(GENERAL_FORMATS)}"
             )
         return self
 

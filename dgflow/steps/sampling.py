@@ -63,11 +63,11 @@ class Sampling(SampleStep):
     shard, worker or cluster.
 
     Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, for a network of latents,
-    `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
-    last guided step, float32).
+    `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (the discriminator's
+    logit at the last guided step, float32).
 
     With `selection` not every drawn sample is kept. `log_ratio` is then that of the selection's discriminator
-    at the sample itself, and int32 columns record the cost of each sample, including everything that was
+    at the finished sample, and int32 columns record the cost of each sample, including everything that was
     rejected for it: `score_evaluations`, `guide_evaluations` [entries of guidance],
     `discriminator_evaluations`. Without a selection they are not recorded.
 
@@ -253,8 +253,8 @@ class Sampling(SampleStep):
 
     @abstractmethod
     def draws(self, inputs: Bound, start: int, stop: int) -> Callable[[Tensor], Draw]:
-        """Reads the inputs of the samples [start, stop); the returned function gives the inputs of some of
-        them, int64 [B], on their device."""
+        """Reads the inputs of the samples [start, stop); the returned function gives the inputs of samples by
+        index (int64 [B]), on the device of the index."""
 
     def _rows(self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int) -> Columns:
         from dgflow.diffusion.acceleration import products

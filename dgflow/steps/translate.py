@@ -90,15 +90,15 @@ class Translate(Sampling):
             return
         if self.labels == "dropped":
             raise ValueError(
-                f"labels: expected labels='kept' or a class from 0 to {asked - 1}, since the networks are "
-                "asked about one, found 'dropped': for that, take a score network and guides without classes "
-                "(conditional=False)"
+                f"labels: expected labels='kept' or a class from 0 to {asked - 1}, since the networks "
+                "need one, found 'dropped': to drop labels, take a score network and guides without "
+                "classes (conditional=False)"
             )
         if self.labels == "kept" and source != asked:
             raise ValueError(
-                f"labels: expected source images of the {asked} classes that the networks are asked about, "
-                f"found {source}: name the class of the results, as in labels=0, or take networks without "
-                "classes (conditional=False)"
+                f"labels: expected source images of the {asked} classes of the networks, found {source}: "
+                "name the class of the results, as in labels=0, or take networks without classes "
+                "(conditional=False)"
             )
         if self.labels == "kept":
             remedy = "name the class of the results, as in labels=0"

@@ -379,7 +379,7 @@ def test_an_ensemble_scores_by_its_combination_and_batches_change_nothing(
         ({"discriminator": JUDGE.last()}, "discriminator: expected a TrainDiscriminator or a Pretrained"),
         (
             {"discriminator": DISC.model_copy(update={"process": "edm", "features": None}).last()},
-            "discriminator: expected a discriminator that can be asked about clean samples",
+            "discriminator: expected a discriminator that can be evaluated on clean samples",
         ),
     ],
 )

@@ -130,7 +130,9 @@ def test_the_table_says_where_a_method_does_not_help(fids: list[float], words: s
     )
     assert isinstance(choices, Table)
     assert choices.rows[1][-1].endswith(words) and choices.rows[0][-1] == ""
-    assert "of no more operations per sample, or the cheapest where all take more" in (choices.note or "")
+    assert "of at most as many operations per sample, or the cheapest if all need more" in (
+        choices.note or ""
+    )
 
 
 def test_only_some_methods_are_compared_and_the_base_is_always_among_them() -> None:
@@ -141,7 +143,9 @@ def test_only_some_methods_are_compared_and_the_base_is_always_among_them() -> N
 
 
 def test_samples_that_chose_are_not_reported_on() -> None:
-    with pytest.raises(ValidationError, match="expected other samples to report than to choose by, found 16"):
+    with pytest.raises(
+        ValidationError, match="expected different samples to choose by and to report, found 16"
+    ):
         comparison(select_on=(6,))
 
 

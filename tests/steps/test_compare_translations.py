@@ -135,7 +135,7 @@ def test_arms_in_another_order_share_the_file_and_the_lift_names_the_arm_compare
     assert isinstance(by_features, Lines) and isinstance(lift, Table)
     assert [curve.label for curve in by_features.curves] == ["guided", "unguided"]
     assert lift.rows == [("guided", "4.80 ± 0.00", "4.80 ± 0.00")] and lift.note
-    assert lift.note.startswith("FID of unguided less that of the arm")
+    assert lift.note.startswith("FID of unguided minus that of the arm")
 
 
 def test_the_table_has_a_row_of_each_arm_and_start_and_reads_what_it_measures():

@@ -131,7 +131,7 @@ def test_a_source_that_changed_since_its_listing_is_refused(tmp_path, vae, store
     complete(images.listing_step(), store)
     larger = np.zeros((90, 91, 3), np.uint8)
     (path / "class0" / "3.png").write_bytes(png(larger))
-    with pytest.raises(ValueError, match=r"class0/3\.png.*bring back the data of then"):
+    with pytest.raises(ValueError, match=r"class0/3\.png.*restore the earlier data"):
         sealed(both(images[:COUNT], vae)[1], store)
 
 

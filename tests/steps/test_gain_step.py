@@ -151,15 +151,18 @@ def guided(discriminator, weight) -> Generate:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: of_trained(REAL[:50]), r"was not trained on, found \[0:50\], of which it has \[0:90\]"),
+        (
+            lambda: of_trained(REAL[:50]),
+            r"was not trained on, found \[0:50\], of which \[0:90\] were in its training",
+        ),
         (
             lambda: of_trained(REAL[95:200], TRAINED.model_copy(update={"bootstrap": 1})),
-            r"of which it has \[0:100\]; take others, such as \[100:205\]",
+            r"of which \[0:100\] were in its training; take others, such as \[100:205\]",
         ),
         (lambda: of_trained(REAL[200:201]), "expected at least two images, found 1"),
         (lambda: of_trained(REAL[200:300], sigma_min=5.0, sigma_max=5.0), "sigma_min < sigma_max"),
         (lambda: of_trained(ENCODED[:50]), "score: expected a score network for the real ones' 18 channels"),
-        (lambda: guided(EXACT, gain(OTHER).result()), "expected the Gain of what guides"),
+        (lambda: guided(EXACT, gain(OTHER).result()), "expected the Gain of the guiding discriminators"),
         (lambda: guided((EXACT, OTHER), "gain"), "found 2 discriminators: measure their Gain with a step"),
         (lambda: guided(EXACT, "gain"), "found a closed-form: measure their Gain with a step"),
         (
@@ -167,7 +170,7 @@ def guided(discriminator, weight) -> Generate:
                 score=SCORE.last(),
                 guidance=(DiscriminatorGuidance(discriminator=DISC.last(), weight=gain().result()),),
             ),
-            "expected the Gain of what guides",
+            "expected the Gain of the guiding discriminators",
         ),
     ],
 )

@@ -200,7 +200,10 @@ GIVEN = dict(loss="bce+gradient", score=SCORE.last())
     ("fields", "says"),
     [
         (dict(loss="bce+gradient"), "score: expected the weights of the score network that is to be guided"),
-        (dict(score=SCORE.last()), 'score: expected loss="bce.gradient", which alone takes it, found "bce"'),
+        (
+            dict(score=SCORE.last()),
+            'score: expected loss="bce.gradient", the only loss that uses it, found "bce"',
+        ),
         (dict(loss="lsif", gradient_weight=2.0), 'gradient_weight: expected loss="bce.gradient"'),
         (
             GIVEN | dict(score=OTHER_SIZE),

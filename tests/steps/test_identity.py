@@ -219,7 +219,7 @@ def test_a_network_that_guides_may_not_judge():
     guiding_judge = TrainClassifier(real=REAL[:100], noise="none")
     disc = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=guiding_judge.last())
     guided = Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=disc.best()),))
-    with pytest.raises(ValidationError, match="what guides may not judge"):
+    with pytest.raises(ValidationError, match="a network that guides may not judge"):
         Evaluate(
             arms={"guided": (guided[:100],)},
             reference=REAL[100:200],

@@ -144,7 +144,7 @@ def test_a_set_that_a_root_describes_is_read_whole_and_compared(sources, pixels)
     described = ImageSet.model_validate(images.model_dump())
     np.testing.assert_array_equal(np.stack(described.open().read(0, 3)), pixels[:3])
     other = described.model_copy(update={"digest": 64 * "0"})
-    with pytest.raises(ValueError, match="they changed, begin again"):
+    with pytest.raises(ValueError, match="the source has changed: run again"):
         other.open()
 
 

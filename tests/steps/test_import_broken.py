@@ -122,7 +122,7 @@ def test_fewer_broken_images_than_may_be_left_out_leave_the_length_as_it_is(fold
     step = step_of(folder, num_images=12, skip_broken=3)
     found = imported(step.all(), store)
     assert len(found["index"]) == step.length == 9 and 52 not in found["image"][:, 0, 0, 0]
-    assert "and 2 whole ones, so that the number of images is num_images - skip_broken" in manifests(
+    assert "and 2 intact ones, so that the number of images is num_images - skip_broken" in manifests(
         store, step
     )
 

@@ -32,7 +32,7 @@ def test_labels_are_those_of_what_a_step_is_made_from():
         (lambda part: SCORE.model_copy(update={"real": part}), "real: .*conditional=False"),
         (
             lambda part: SCORE.model_copy(update={"real": part, "start": SCORE.last(), "seed": 1}),
-            r"real: .*the score network \(start\) is told",
+            r"real: .*the score network \(start\) needs",
         ),
         (lambda part: JUDGE.model_copy(update={"real": part}), "real: .*take images with labels"),
         (lambda part: dg.Gain(score=SCORE.last(), real=part, discriminator=DISC.last()), "real: "),

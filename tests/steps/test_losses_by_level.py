@@ -193,7 +193,7 @@ def test_losses_that_cannot_be_measured_are_refused(fields, says):
 
 def test_a_range_that_the_score_network_does_not_know_is_refused():
     with pytest.raises(
-        ValueError, match="expected noise levels that the score network knows between sigma_min"
+        ValueError, match="expected noise levels that the score network was trained for between"
     ):
         _ = losses(sigma_min=5.0, sigma_max=5.0).span
 

@@ -32,7 +32,7 @@ __all__ = ["store", "small_protocols"]
         (
             "sfid",
             {"protocol": None},
-            "sfid cannot be measured: sFID is of Inception's features, and the judge is another network",
+            "sfid cannot be measured: sFID needs Inception's features, and these are another network's",
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_statistics_without_spatial_features_are_refused_for_sfid_when_they_are_
 def test_arrays_of_other_names_are_refused_with_those_that_are_expected(tmp_path):
     np.savez(tmp_path / "other.npz", mean=np.zeros(3), cov=np.eye(3))
     with pytest.raises(
-        ValueError, match=r"images \(an array arr_0.* or statistics \(mu and sigma\), found .*'cov', 'mean'"
+        ValueError, match=r"images \(an array arr_0.* or statistics .* in .*, found .*'cov', 'mean'"
     ):
         comparison(str(tmp_path / "other.npz"), str(tmp_path / "other.npz"), "edm")
 

@@ -96,7 +96,7 @@ def test_latents_are_looked_at_as_the_networks_see_them():
         ({"real": (REAL[:50],)}, "mechanism: expected samples of Generate.* in arm 'real'"),
         (
             {"a": arm(DISC.last()), "b": arm(DISC.last(), score=SCORE.epoch(1))},
-            "mechanism: expected guided arms of one score network, found several, of the arms a, b",
+            "mechanism: expected guided arms of one score network, found several, in the arms a, b",
         ),
         (
             {"a": arm(DISC.model_copy(update={"fake": (FAKES[:50], FAKES[50:100])}).last())},

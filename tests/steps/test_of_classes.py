@@ -63,7 +63,7 @@ def test_two_domains_of_one_source_stay_apart_in_a_smoke_run():
     [
         ({"classes": (0, 3)}, r"different ones from 0 to 2, the classes of import-images, found \(0, 3\)"),
         ({"classes": (1, 1)}, r"different ones from 0 to 2, .* found \(1, 1\)"),
-        ({"count": 13}, "at most the 12 images that are looked through, found 13"),
+        ({"count": 13}, "at most the 12 images that are searched, found 13"),
     ],
 )
 def test_classes_and_counts_that_cannot_be_are_refused(images, fields, message):

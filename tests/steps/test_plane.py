@@ -222,7 +222,7 @@ def test_the_arms_and_the_figures_of_a_comparison(learned):
             "samples of Generate with the score of a Mix",
         ),
         (dict(arms={"a": (samples(2), samples(2))}), "without a sample in common"),
-        (dict(arms={"a": (samples(2), samples(3, by(EXACT)))}), "one sampling, but for its seed"),
+        (dict(arms={"a": (samples(2), samples(3, by(EXACT)))}), "differ only in their seed"),
         (dict(arms={"a": (samples(2, by(EXACT, boost=Boost())),)}), "no boost"),
         (dict(arms={"a": (samples(2, by(EXACT), by(EXACT)),)}), "one discriminator"),
         (dict(arms={"a": (samples(2, selection=BestOf(discriminator=EXACT)),)}), "selection.*CompareLaws"),

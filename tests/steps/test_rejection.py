@@ -243,7 +243,7 @@ REFUSED = {
     ),
     "no path": (
         lambda: system(sampler=dg.RK45()),
-        "sampler whose steps are fixed beforehand.*found RK45.*BestOf",
+        "sampler whose steps are fixed in advance.*found RK45.*BestOf",
     ),
     "a small budget": (
         lambda: select(budget=34),
@@ -280,7 +280,7 @@ REFUSED = {
     ),
     "a pilot without steps": (
         lambda: THRESHOLDS.model_copy(update={"samples": ADAPTIVE[:9]}),
-        "samples: expected a sampler whose steps are fixed beforehand.*found RK45: take Heun",
+        "samples: expected a sampler whose steps are fixed in advance.*found RK45: take Heun",
     ),
     "a quantile": (lambda: THRESHOLDS.model_copy(update={"quantile": 1.5}), "quantile"),
 }

@@ -185,7 +185,7 @@ REFUSED = [
     ),
     (
         lambda score: {"start": score.last(), "conditional": False},
-        "expected weights of a network that is told of 0 classes, found 2; use conditional=True",
+        "expected weights of a network of 0 classes, found 2; use conditional=True",
     ),
     (
         lambda score: {
@@ -225,7 +225,7 @@ def test_an_epoch_cannot_be_chosen_by_a_loss_that_is_not_measured():
 def test_a_discriminator_of_classes_needs_images_that_have_them():
     path = Path("images.npz")
     plain = dg.ImportImages(source="images.npz", num_classes=0, **SHAPE)
-    with pytest.raises(ValueError, match="expected a discriminator that is told no class.*found one of 2"):
+    with pytest.raises(ValueError, match="expected a discriminator without classes.*found one of 2"):
         dg.TrainScore(
             real=plain[:64],
             batch_size=16,

@@ -119,16 +119,16 @@ class CompareRefinements(ResultStep):
             common = max(shared(a, b) for a in selection.arms[arm] for b in report.arms[arm])
             if common:
                 raise ValueError(
-                    f"arm {arm!r}: expected other samples to report than to choose by, found {common:,} in "
-                    "both; use other seeds for one of the two"
+                    f"arm {arm!r}: expected different samples to choose by and to report, found "
+                    f"{common:,} in both; use other seeds for one of the two"
                 )
         return self
 
     @property
     def title(self) -> str:
         others = [name for name in self.methods if name != self.base]
-        told = f"{len(others)} refinements" if len(others) > FEW else ", ".join(others) or "nothing else"
-        return f"comparison of {self.base} and {told}"
+        methods = f"{len(others)} refinements" if len(others) > FEW else ", ".join(others) or "nothing else"
+        return f"comparison of {self.base} and {methods}"
 
     @property
     def columns(self) -> Mapping[str, Metric]:
@@ -175,8 +175,8 @@ class CompareRefinements(ResultStep):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """Returns by method the report's numbers of the chosen setting, and FID minus that of the base at
-        equal cost."""
+        """Returns the report's numbers of each method's chosen setting, and its FID minus that of the base at
+        equal cost, by method."""
         found = json.loads(content)
         return {
             name: found["arms"][found["chosen"][name]] | {"gain": found["gains"][name]}

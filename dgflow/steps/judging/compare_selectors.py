@@ -27,9 +27,9 @@ FEWEST = 2  # epochs that can be ordered
 class CompareSelectors(ResultStep):
     """The epoch of a discriminator that each measurement would choose, and the FID that the choice costs.
 
-    `by_epoch` is the result of an `Evaluate` with an arm for several epochs of `training`, which guides it;
-    arms without that discriminator are shown for comparison. The measurements are Gain, held-out loss,
-    held-out accuracy and calibration error, as far as the training records them, and the last epoch.
+    `by_epoch` is the result of an `Evaluate` with one arm for each of several epochs of `training`, guided by
+    that epoch; arms without that discriminator are shown for comparison. The measurements are Gain, held-out
+    loss, held-out accuracy and calibration error, as far as the training records them, and the last epoch.
 
     The epoch with the lowest FID is selected on the same samples that measure its FID, so that every regret
     is slightly overestimated. An epoch is chosen among those with an arm.
@@ -127,7 +127,7 @@ class CompareSelectors(ResultStep):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """Returns by selector FID and regret of the epoch that it chooses."""
+        """Returns FID and regret of the epoch that each selector chooses, by selector."""
         selectors = json.loads(content)["selectors"]
         return {
             each["heading"]: {"fid": each["fid"], "regret": each["regret"]} for each in selectors.values()

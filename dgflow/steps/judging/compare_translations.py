@@ -51,17 +51,18 @@ class CompareTranslations(Comparison):
     """Translations of the same source images from several start times, with and without guidance (Kim et al.
     2023, section 5.3 and figure 12).
 
-    An arm has slices of `Translate` (for latents, decoded ones): one per seed at every start. They have one
-    score network, sampler, grid and labels; guidance may differ from start to start. The measurements are
+    An arm has slices of `Translate` (for latents, decoded ones): one per seed at every start. All slices of
+    an arm have the same score network, sampler, grid and labels; guidance may differ from start to start. The
+    measurements are
 
-    - faithfulness: of every image the L2 distance to its source, with values in [0, 1], and the Euclidean
-      distance of their `features`;
+    - faithfulness: the L2 distance of every image to its source, with pixel values in [0, 1], and the
+      Euclidean distance of their `features`;
     - realism: FID of a whole slice to the `reference`, images of the target domain.
 
     The file holds both by arm and start with their spread over seeds. For each arm after the first it also
     holds how far the arm's curve of FID over a distance lies below the first arm's, on average over the
-    distances that both reach and per seed (`lift`). Arms in another order share the file, and with it the arm
-    that they are compared with.
+    distances that both reach and per seed (`lift`). The order of the arms is not part of the identity: with
+    the arms in another order the file stays the same, and so does the arm that the others are compared with.
 
     `evaluate()` is the table with all of it; the other fields are those of `Evaluate`.
     """

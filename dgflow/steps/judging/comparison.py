@@ -74,8 +74,8 @@ def _population(
     if not has_statistics(source):
         if not has_images(source):
             raise ValueError(
-                f"expected in {source} images (an array arr_0, samples or image) or statistics (mu and "
-                f"sigma), found the arrays {sorted(array_names(source))}; give them these names"
+                "expected images (an array arr_0, samples or image) or statistics (mu and sigma) in "
+                f"{source}, found the arrays {sorted(array_names(source))}; rename the arrays"
             )
         return read(source), None
     return (read(source) if has_images(source) else None), StatisticsFile.at(source)

@@ -62,8 +62,8 @@ class Evaluate(Comparison):
             behind = {node.step.fingerprint for part in arm for node in graph(part.step)}
             if self.features.step.fingerprint in behind:
                 raise ValueError(
-                    f"arm {name!r} is made with {self.features.step.kind}, the network that is to judge it: "
-                    "what guides may not judge; train another"
+                    f"arm {name!r} is made with {self.features.step.kind}, the network whose features "
+                    "measure it: a network that guides may not judge; train another one"
                 )
         _ = self.measures  # checks the rest
         self._check_beside()
@@ -75,8 +75,8 @@ class Evaluate(Comparison):
             for name in result.step.columns:
                 if name in known:
                     raise ValueError(
-                        f"beside.{number}: expected measurements that the table has not, found {name!r} of "
-                        f"{result.title}, which is also that of {known[name]}; leave one out"
+                        f"beside.{number}: expected quantities that the table does not have yet, found "
+                        f"{name!r} of {result.title}, which {known[name]} measures too; leave one out"
                     )
                 known[name] = result.title
 
@@ -101,7 +101,8 @@ class Evaluate(Comparison):
         return {name: Measure(samples=part, **shared) for name, part in (parts | floor).items()}
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
-        """The numbers of every slice, as separate steps, so that one more arm costs only its own work."""
+        """The measurements of every slice, as separate steps, so that adding an arm costs only that arm's
+        work."""
         measured: dict[str, Slice | Weights | Result] = {
             name: measure.result() for name, measure in self.measures.items()
         }
@@ -140,8 +141,8 @@ class Evaluate(Comparison):
         return {name: arms[name] for name in self.arms}
 
     def _lowest(self, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Returns the lowest FID and its label, if the arm has the seed ranges of which the protocol's papers
-        report the lowest."""
+        """Returns the lowest FID and its label, if the arm has the seed ranges over which the protocol's
+        papers report the minimum."""
         from dgflow.metrics.result import MetricResult, lowest
 
         published = [] if self.protocol is None else PROTOCOLS[self.protocol].seed_ranges
@@ -153,8 +154,8 @@ class Evaluate(Comparison):
 
 
 def _over_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns by metric the mean and sample standard deviation over the results, their values and their own
-    errors."""
+    """Returns, by metric, the mean and sample standard deviation over the results, and each result's value
+    and error."""
     table: dict[str, Any] = {}
     for metric in results[0]["values"]:
         values = [result["values"][metric] for result in results]

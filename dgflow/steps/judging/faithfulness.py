@@ -21,8 +21,8 @@ Item = tuple[str, int, int]
 def distances(
     inputs: Bound, names: Sequence[str], rows: int, spread: Spread
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Returns for each slice in `names`, by distance, the distance of every image to its source, float64
-    [rows].
+    """Returns the distance of every image to its source, float64 [rows], by slice in `names` and by kind of
+    distance.
 
     `l2` is the Euclidean distance of the images, with values in [0, 1]; `perceptual` that of their features.
     `inputs` has images and features of the sources as `source` and `source.features`, and those of a slice as

@@ -73,7 +73,7 @@ class Features(SampleStep):
         if self.front_end is not None:
             raise ValueError(
                 "expected no front_end, nor protocol, for another network than Inception, found "
-                f"{self.front_end!r}: it is Inception's"
+                f"{self.front_end!r}, which is defined for Inception only"
             )
         if isinstance(self.samples, Slice) and step.folder == "results":
             shape, images = step.shape, self.samples.step.shape

@@ -36,12 +36,12 @@ class Gain(ResultStep):
     """Gain (Kim et al. 2023, theorem 2) of discriminators on real images that none of them was trained on.
 
     The measurement is that of `TrainDiscriminator(gain_of=...)` in every epoch, for any discriminator or
-    ensemble: on up to 2,048 of the images, the first ones, each at one noise level from every eighth of log
+    ensemble: on the first images, up to 2,048, each at one noise level from every eighth of the range of log
     sigma between `sigma_min` and `sigma_max`. `DiscriminatorGuidance(weight=gain.result())` takes the weight
     with the largest Gain.
 
     The file holds `gain` and `gain_error` (at weight 1, nats per image, with its standard error),
-    `gain_at_best_weight`, `best_weight` and its error, and `gain_curve`, as epochs do.
+    `gain_at_best_weight`, `best_weight` and its error, and `gain_curve`, like the metrics of an epoch.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -143,7 +143,8 @@ class Gain(ResultStep):
         return [Table("Gain", ["", "value"], rows, note=note), *curves]
 
     def _measurer(self, inputs: Bound) -> Callable[[int], Pairs]:
-        """Loads the networks; the returned function measures the images from a number on."""
+        """Loads the networks; the returned function measures the images of one piece, by the number of its
+        first image."""
         import torch
 
         from dgflow.diffusion.acceleration import device, prepared

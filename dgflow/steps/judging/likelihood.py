@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 64  # per piece of a worker's work
 EVALUATIONS, GUIDED = 100, 350
-"""Of the ODE's slope per image at tolerance 1e-5, without and with guidance, for `plan`: 86 and 348 were
-measured on digits. A discriminator bends the path more than the score network does."""
+"""Evaluations of the ODE's slope per image at tolerance 1e-5, without and with guidance, as `plan` assumes
+them: 86 and 348 were measured on digits. A discriminator bends the path more than the score network does."""
 TWICE = 2
-"""Cost of a gradient whose own gradient is taken, in gradients."""
+"""Cost of a gradient that is differentiated again, relative to a plain gradient."""
 
 
 class Likelihood(LikelihoodFields):
@@ -47,8 +47,9 @@ class Likelihood(LikelihoodFields):
       of the diffusion, not that of the ODE.
     - `nfe`: the evaluations of the ODE's slope per image.
 
-    Arms after the first also have their changes from the first arm, image by image. Arms in another order
-    share the file, and with it the arm that changes are measured from.
+    Arms after the first also have their changes from the first arm, image by image. The order of the arms is
+    not part of the identity: with the arms in another order the file stays the same, and so does the arm from
+    which changes are measured.
 
     A term acts with its `weight` at every noise level of its window: the weight of a flow is the mean of the
     two orders' weights of Heun's step. Labels are those of the images. The fields are those of
@@ -88,8 +89,8 @@ class Likelihood(LikelihoodFields):
         for number, term in enumerate(terms):
             if isinstance(term, DiscriminatorGuidance) and term.boost is not None:
                 raise ValueError(
-                    f"guidance.{number}: expected guidance without a boost, which acts in some of a "
-                    "sampler's steps and in no ODE, found one; leave it out (boost=None)"
+                    f"guidance.{number}: expected guidance without a boost, which is defined for steps of "
+                    "a sampler and not for an ODE, found one; leave it out (boost=None)"
                 )
 
     def cautions(self) -> list[str]:

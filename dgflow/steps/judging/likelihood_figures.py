@@ -41,8 +41,8 @@ def _table(content: Mapping[str, Any], methods: Sequence[str]) -> Table:
 
 
 def _compared(content: Mapping[str, Any], methods: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns the arm that changes are measured from, and the others, as the file has them; arms in another
-    order share the file."""
+    """Returns the arm from which changes are measured, and the others, as in the file, whose order may differ
+    from the recipe's."""
     arms = content["arms"]
     others = [name for name, arm in arms.items() if f"{methods[0]}_change" in arm]
     (first,) = (name for name in arms if name not in others)
@@ -54,8 +54,8 @@ def _cell(arm: Mapping[str, Any], key: str, sign: str = "") -> str:
 
 
 def _lines(content: Mapping[str, Any], methods: Sequence[str]) -> list[Lines]:
-    """Returns both by truncation, and what guidance changes in them, image by image. An arm has the same
-    colour in both; the arm that the others are compared with is drawn last."""
+    """Returns the curves of every method by truncation, and their changes by guidance, image by image. An arm
+    has the same colour in both; the arm that the others are compared with is drawn last."""
     first, others = _compared(content, methods)
 
     def curves(arms: Sequence[str], suffix: str = "") -> list[Curve]:

@@ -32,7 +32,8 @@ PIXELS = 127.5
 """Values of a pixel per unit of the networks' images, x = pixel / 127.5 - 1."""
 
 Values = dict[str, np.ndarray]
-"""Of some images, by noise level [images, levels]: a method's bits per dimension, and the ODE's `nfe`."""
+"""The values of some images by noise level, [images, levels]: a method's bits per dimension, and the ODE's
+`nfe`."""
 
 
 class Span(NamedTuple):
@@ -50,8 +51,8 @@ def span(step: LikelihoodFields) -> Span:
     model = without_weights(step.score)
     if model.round_sigma is not None:
         raise ValueError(
-            f"{step.name}: expected a network that knows every noise level of its range, so that its samples "
-            f"have an ODE, found {step.score.title}, which knows single levels alone"
+            f"{step.name}: expected a network of continuous noise levels, which define an ODE, found "
+            f"{step.score.title}, which has discrete levels"
         )
     low, high = model.narrowed(*EDM_RANGE)
     low = low if step.sigma_min is None else step.sigma_min
@@ -145,7 +146,7 @@ class Meter:
     def _check_labels(self, arm: System, labels: Tensor) -> None:
         if arm.classes and not ((labels >= 0) & (labels < arm.classes)).all():
             raise ValueError(
-                f"{self.step.name}: expected labels 0 to {arm.classes - 1}, which the networks are told, "
+                f"{self.step.name}: expected labels 0 to {arm.classes - 1}, the classes of the networks, "
                 f"found {int(labels.min())} to {int(labels.max())} in {self.step.real.title}"
             )
 

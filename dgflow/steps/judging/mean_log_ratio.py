@@ -40,8 +40,8 @@ class MeanLogRatio(ResultStep):
     The model is the one whose fakes the discriminator was trained against. If the discriminator is exact,
     real images have KL(real | model), the model's own samples -KL(model | real), and samples of the data
     distribution the value of real images; an arm is the better, the nearer its value is to that of real
-    images. Values above it mean that the discriminator takes the samples for real more surely than real ones,
-    such as samples of only the likeliest kinds.
+    images. A higher value means that the discriminator is more certain of the samples than of real images,
+    for example because the samples are only of the most likely kinds.
 
     Samples are evaluated at noise level 0: train the discriminator with `noise="none"`. A discriminator of
     noisy samples is evaluated slightly below the levels that it was trained on. A tuple is an ensemble;
@@ -80,7 +80,7 @@ class MeanLogRatio(ResultStep):
         network = weights.step.architecture
         if isinstance(network, Discriminator) and network.process == "edm":
             raise ValueError(
-                f"{field}: expected a discriminator that can be asked about clean samples, found "
+                f"{field}: expected a discriminator that can be evaluated on clean samples, found "
                 f'{weights.title}, whose time is log(sigma) / 4: train one with noise="none"'
             )
 
@@ -98,8 +98,8 @@ class MeanLogRatio(ResultStep):
             )
         if (classes := self.term.guides[0].step.classes) not in (0, ours.num_classes):
             raise ValueError(
-                f"{field}: expected labels of the {classes} classes that the discriminator is told, found "
-                f"samples of {ours.num_classes} classes"
+                f"{field}: expected labels of the {classes} classes of the discriminator, found samples "
+                f"of {ours.num_classes} classes"
             )
         if classes:
             part.check_labelled(field, "the discriminator", "train one with conditional=False")
@@ -187,7 +187,7 @@ class MeanLogRatio(ResultStep):
             error = math.hypot(*errors) / len(errors)
             rows.append(_row(name, arm["log_ratio"]["mean"], error, arm["above"]["mean"]))
         note = "nats, mean ± standard error over the samples; the nearer to real images, the better"
-        return [Table("Log-ratio of samples", ["", "log-ratio", "taken for real"], rows, note=note)]
+        return [Table("Log-ratio of samples", ["", "log-ratio", "classified as real"], rows, note=note)]
 
     def _items(self) -> Iterator[tuple[str, int]]:
         for field, part in self.scored.items():
@@ -195,8 +195,8 @@ class MeanLogRatio(ResultStep):
                 yield field, start
 
     def _asker(self, inputs: Bound) -> Callable[[tuple[str, int]], np.ndarray]:
-        """Loads the discriminators; the returned function gives the log-ratios, float64, of the rows of a
-        slice from a number on."""
+        """Loads the discriminators; the returned function gives the log-ratios, float64, of a piece of a
+        slice, by the number of its first row."""
         import torch
 
         from dgflow.diffusion.acceleration import autocast, device, prepared
@@ -210,7 +210,7 @@ class MeanLogRatio(ResultStep):
             "discriminator", self.term, lambda name: prepared(networks.network(name), device=device())
         )
         assert isinstance(term, DiscriminatorTerm)
-        told = self.term.guides[0].step.classes > 0
+        conditional = self.term.guides[0].step.classes > 0
 
         def ask(item: tuple[str, int]) -> np.ndarray:
             field, start = item
@@ -222,7 +222,7 @@ class MeanLogRatio(ResultStep):
                 sigma_B = torch.zeros(len(images), dtype=torch.float64, device=images.device)
                 with autocast(images.device, self.precision):
                     return log_ratio_at(
-                        term.discriminator, images, sigma_B, labels if told else None, time=term.time
+                        term.discriminator, images, sigma_B, labels if conditional else None, time=term.time
                     )
 
             found = batches.map(batch, start, min(start + ROWS_AT_ONCE, part.rows))

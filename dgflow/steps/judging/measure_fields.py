@@ -33,7 +33,7 @@ from dgflow.steps.judging.statistics import Statistics
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 
 FRECHET = {"fid": "features", "sfid": "spatial"}
-"""Metric to the column of `Features` whose Fréchet distance it is."""
+"""The column of `Features` whose Fréchet distance each metric is."""
 NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 """Metrics for which statistics of the reference are not enough."""
 
@@ -86,7 +86,7 @@ class MeasureFields(Comparison, ABC):
             raise ValueError("; ".join(f"{name} cannot be measured: {why}" for name, why in lacking.items()))
         if not self.wanted:
             raise ValueError(
-                f"nothing of the protocol {self.yardstick.name!r} can be measured from what is given"
+                f"no metric of the protocol {self.yardstick.name!r} can be measured from the given inputs"
             )
         self._check_widths()
         if self.features is not None:
@@ -167,7 +167,7 @@ class MeasureFields(Comparison, ABC):
         """Returns the reason why a metric cannot be measured from the inputs; empty if it can."""
         if metric == "sfid":
             if self.protocol is None:
-                return "sFID is of Inception's features, and the judge is another network"
+                return "sFID needs Inception's features, and these are another network's"
             for file in self.files:
                 if len(file.widths) == 1:
                     return f"{file.title} holds no mu_s and sigma_s"
@@ -185,8 +185,8 @@ class MeasureFields(Comparison, ABC):
             fewest = min(part.rows for part in (self.images, self.reference) if part is not None)
             if fewest <= self.neighbours:
                 return (
-                    f"{self.neighbours} nearest neighbours need more than {self.neighbours} images a side, "
-                    f"and one has {fewest}"
+                    f"{self.neighbours} nearest neighbours need more than {self.neighbours} images on "
+                    f"each side, found {fewest} on one"
                 )
         return ""
 

@@ -100,7 +100,7 @@ def _frechet(
     distance = frechet_distance(moments, reference)
     try:
         influences = FrechetInfluence.of(moments, reference)
-    except ValueError:  # too few samples, of which a warning tells already
+    except ValueError:  # too few samples, which a warning reports already
         return distance, None
     sums = influence(inputs, "samples", moments.n, FRECHET[metric], influences, spread)
     return distance, sums.total().standard_error

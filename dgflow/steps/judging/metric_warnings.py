@@ -32,14 +32,14 @@ def made_up(step: MeasureFields) -> list[str]:
     if not any(node.step.is_made_up for node in graph(step)):
         return []
     return [
-        "a smoke run: random weights or statistics stand in for trained or published ones; these numbers "
-        "compare with nothing"
+        "a smoke run: random weights or statistics stand in for trained or published ones; the numbers "
+        "are meaningless and only show that the pipeline runs"
     ]
 
 
 def of_statistics(step: MeasureFields) -> list[str]:
-    """Returns warnings of statistics files that are not of the protocol's features (if no features of images
-    show it), or that come from too few images."""
+    """Returns warnings about statistics files that do not have the protocol's number of features (checked
+    here if no image is measured), or that come from too few images."""
     warnings = []
     for file in step.files:
         arrays = file.read()
@@ -63,7 +63,7 @@ def of_statistics(step: MeasureFields) -> list[str]:
 
 def _singular(mean_D: np.ndarray, covariance_DD: np.ndarray) -> bool:
     """True if the covariance of the varying features is singular. Features that are constant over all images,
-    such as a rectified unit that no image activates, say nothing of the number of images."""
+    such as a rectified unit that no image activates, say nothing about the number of images."""
     rounding = len(mean_D) * np.finfo(np.float64).eps
     variance_D = covariance_DD.diagonal()
     varied = np.flatnonzero(variance_D > rounding * (variance_D.max(initial=0) + np.square(mean_D)))
@@ -80,7 +80,7 @@ def of_images(
     moments: Mapping[str, Moments],
     spread: Spread,
 ) -> list[str]:
-    """Returns warnings of the samples, whose pass gave `sums` and `moments`, and of the reference."""
+    """Returns warnings about the samples, whose pass gave `sums` and `moments`, and about the reference."""
     protocol = PROTOCOLS.get(step.yardstick.name)
     warnings: list[str] = []
     for metric, column in FRECHET.items():
@@ -100,13 +100,13 @@ def of_images(
 
 
 def _of_pixels(sums: Sums, rows: int) -> list[str]:
-    """Returns warnings of images of one colour, and of duplicate images."""
+    """Returns warnings about images of one colour, and about duplicate images."""
     constant = checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), rows)
     return constant + checks.repeated_images(_digests(sums))
 
 
 def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
-    """Returns a warning of samples whose order lowers or raises the Inception score, with the score in a
+    """Returns a warning about samples whose order lowers or raises the Inception score, with the score in a
     random order."""
     size = step.yardstick.split_size
     if "is" not in step.wanted or not (reason := disorder(_labels(sums), sums.scores.total(), size)):
@@ -120,7 +120,7 @@ def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread:
 
 
 def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
-    """Returns warnings of the reference's images, alone and compared with the samples, whose pass gave
+    """Returns warnings about the reference's images, alone and compared with the samples, whose pass gave
     `sums`."""
     images = step.reference_images
     if images is None:
@@ -152,8 +152,8 @@ def notes(
     for metric, column in FRECHET.items():
         if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
             lines.append(
-                f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 "
-                "to 2 times the true spread"
+                f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples per feature: in trials "
+                "0.7 to 2 times the true spread"
             )
     if step.metrics is None:
         left_out = {name: why for name in step.yardstick.metrics if (why := step.lacking(name))}
@@ -162,8 +162,8 @@ def notes(
         size = manifold_size(step, step.reference)
         if size < step.reference.rows:
             lines.append(
-                f"precision and recall use {size:,} of the reference's {step.reference.rows:,} images, drawn "
-                "once for all by a fixed seed"
+                f"precision and recall use {size:,} of the reference's {step.reference.rows:,} images, "
+                "drawn with a fixed seed"
             )
     return lines
 

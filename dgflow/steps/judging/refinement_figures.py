@@ -13,8 +13,8 @@ Arms = Mapping[str, Mapping[str, Any]]
 
 _FRONT = "Pareto front"
 _FRONT_NOTE = (
-    "Each point is a setting of a method. No setting on the front is beaten by one of no more cost; this was "
-    "judged on the selection's seeds, so that a reported front need not be monotone."
+    "Each point is a setting of a method. No setting of at most the same cost is better than one on the "
+    "front. The front is determined on the selection's seeds, so the reported one need not be monotone."
 )
 
 
@@ -85,10 +85,10 @@ def _choices(
     chosen_on = ", ".join(map(str, result["chosen_on"]))
     notes = [
         f"settings chosen by FID on the seeds {chosen_on}, reported on others{_over_seeds(result)}",
-        f"at equal cost: the setting of {base} with the least FID, by the same choice, of no more operations "
-        "per sample, or the cheapest where all take more; the change of FID from it is seed by seed, with "
-        "the 95 % interval of its mean",
-        "* is on the Pareto front of FID and operations per sample, by the same choice",
+        f"at equal cost: the setting of {base} with the lowest FID on the seeds of the choice, among those "
+        "of at most as many operations per sample, or the cheapest if all need more; the change of FID from "
+        "it is taken seed by seed, with the 95 % interval of its mean",
+        "* is on the Pareto front of FID and operations per sample, on the seeds of the choice",
     ]
     return Table("Each method in its best setting", heading, rows, marked, "\n".join(notes))
 

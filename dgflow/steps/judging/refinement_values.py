@@ -13,7 +13,7 @@ SAME = 1 + 1e-9  # ratio of two costs that differ only by rounding
 
 
 def best(arms: Sequence[str], fids: Mapping[str, float]) -> str:
-    """Returns the arm with the lowest FID, the first of equals."""
+    """Returns the arm with the lowest FID; the first one if several are equal."""
     return min(arms, key=lambda arm: fids[arm])
 
 

@@ -10,10 +10,11 @@ from dgflow.specs.figures import Curve, Figure, Lines, Table
 from dgflow.steps.arm_values import value_text
 
 _NOTE = (
-    "Regret: FID of the chosen epoch less the least mean FID, seed by seed; the least is found on the same "
-    "samples, so that regrets are a little too large. Correlations are with FID over the sampled epochs: 1 "
-    "where the selector orders them as FID does. In brackets is the 95 % interval over resampled seeds; p is "
-    "two-sided, over permutations of the epochs, and too small where neighbouring epochs are alike."
+    "Regret: FID of the chosen epoch minus the lowest mean FID, seed by seed. The lowest is found on the "
+    "same samples, so regrets are slightly too large. Correlations are with FID over the sampled epochs: "
+    "1 if the selector orders the epochs as FID does. In brackets is the 95 % interval over resampled "
+    "seeds; p is two-sided, over permutations of the epochs, and too small if neighbouring epochs are "
+    "alike."
 )
 
 
@@ -41,7 +42,7 @@ def _fid(result: Mapping[str, Any]) -> Lines:
     title = f"FID by epoch, {result['n']:,} samples" + (
         f", mean and spread over {seeds} seeds" if seeds > 1 else ""
     )
-    return Lines(title, curves, "epoch", "FID", mark=(least, f"least, epoch {least}"))
+    return Lines(title, curves, "epoch", "FID", mark=(least, f"lowest, epoch {least}"))
 
 
 def _by_epoch(selector: Mapping[str, Any], result: Mapping[str, Any]) -> Lines:

@@ -31,7 +31,7 @@ class Selector:
         return values if len(values) == len(found) else None
 
     def choice(self, by_epoch: Mapping[int, float]) -> int:
-        """Returns the epoch with the best value, the earliest of equals."""
+        """Returns the epoch with the best value; the earliest one if several are equal."""
         sign = 1 if self.lower_is_better else -1
         return min(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], epoch))
 

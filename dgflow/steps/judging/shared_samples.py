@@ -61,9 +61,9 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
         common = max((shared(part, fake) for fake in fakes), default=0)
         if common:
             return [
-                f"arm {name!r}: {common:,} of the {part.rows:,} samples of {part.title} are fakes on which a "
-                "discriminator of this recipe was trained, so that it has seen what it is compared with; use "
-                "another seed for the arm or for the fakes"
+                f"arm {name!r}: {common:,} of the {part.rows:,} samples of {part.title} are fakes on "
+                "which a discriminator of this recipe was trained, so they are not new to the "
+                "discriminator; use another seed for the arm or for the fakes"
             ]
     return []
 
@@ -106,8 +106,8 @@ def check_held_out(field: str, weights: Weights, part: Slice) -> None:
             first, last = trained.start, trained.stop
             raise ValueError(
                 f"{field}: expected images that {weights.step.title} was not trained on, found "
-                f"[{part.start}:{part.stop}], of which it has [{first}:{last}]; take others, such as "
-                f"[{last}:{last + part.rows}]"
+                f"[{part.start}:{part.stop}], of which [{first}:{last}] were in its training; take "
+                f"others, such as [{last}:{last + part.rows}]"
             )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dgflow.store.objects import ObjectStore
 
 NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-"""Column of `Features` to the arrays of its mean and covariance, as named in OpenAI's and EDM's files."""
+"""Names of the mean and covariance of each column of `Features`, as in OpenAI's and EDM's files."""
 
 
 class Statistics(ResultStep):

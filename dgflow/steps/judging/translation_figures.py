@@ -13,9 +13,9 @@ from dgflow.steps.arm_values import value_text
 Point = Mapping[str, Any]
 
 _LIFT_NOTE = (
-    "FID of {first} less that of the arm at the same distance to the source, on average over the "
-    "distances that both reach, each curve being linear between its start times. Above 0, the arm is more "
-    "realistic at the same faithfulness."
+    "FID of {first} minus that of the arm at the same distance to the source, on average over the "
+    "distances that both reach, each curve being linear between its start times. Above 0, the arm is "
+    "more realistic at the same faithfulness."
 )
 
 
@@ -26,7 +26,7 @@ def translation_figures(result: Mapping[str, Any], distances: Mapping[str, Metri
     seeds = len(result["seeds"])
     spread = f", mean and spread over {seeds} seeds" if seeds > 1 else ""
     starts = sorted({point["start"] for points in curves.values() for point in points})
-    told = ", ".join(f"{start:g}" for start in starts)
+    times = ", ".join(f"{start:g}" for start in starts)
     over = [
         Lines(
             f"FID over {metric.heading}{spread}",
@@ -34,7 +34,7 @@ def translation_figures(result: Mapping[str, Any], distances: Mapping[str, Metri
             metric.heading,
             "FID",
             level=(result["source_fid"], "the source images"),
-            note=f"Points from left to right: start times {told}. Below and to the left is better.",
+            note=f"Points from left to right: start times {times}. Below and to the left is better.",
         )
         for key, metric in distances.items()
     ]

@@ -27,7 +27,7 @@ from dgflow.steps.systems import Networks
 from dgflow.steps.training.draws import Draws
 
 SCORE = "score"
-"""Name of the score network's values in what an item gives; those of a discriminator have `guide_key`."""
+"""Key of the score network's values in an item's result; a discriminator's key is `guide_key(name)`."""
 KINDS: tuple[DiscriminatorLoss, ...] = ("bce", "lsif")
 IMAGES_AT_ONCE = 32  # per piece of a worker's work
 

@@ -32,8 +32,8 @@ def level_span(
     first, last = without_network(score).narrowed(low, high)
     if not 0 < first < last:
         raise ValueError(
-            f"{name}: expected noise levels that the score network knows between sigma_min {low:g} and "
-            f"sigma_max {high:g}, found none: it begins at {first:g} and ends at {last:g}"
+            f"{name}: expected noise levels that the score network was trained for between sigma_min "
+            f"{low:g} and sigma_max {high:g}, found none: its range is {first:g} to {last:g}"
         )
     return first, last
 

@@ -37,7 +37,7 @@ class LogRatioPath(ResultStep):
     along their paths, unguided and guided (Kim et al. 2023, figure 8).
 
     An arm is a slice of `Generate` or `Translate`, or of images decoded from it. Its samples are drawn again,
-    bit-identical, while the discriminator observes every first evaluation of a step; the stored samples are
+    bit-identical, while the discriminator observes the first evaluation of every step; the stored samples are
     not read. Any sampler and any guidance can be observed, but no selection, whose samples are not those that
     the sampler draws.
 
@@ -77,8 +77,8 @@ class LogRatioPath(ResultStep):
         classes, known = self.observer.guides[0].step.classes, self.real.step.shape.num_classes
         if classes not in (0, known):
             raise ValueError(
-                f"real: expected labels of the {classes} classes that the discriminator is told, found "
-                f"images of {known} classes"
+                f"real: expected labels of the {classes} classes of the discriminator, found images of "
+                f"{known} classes"
             )
         return self
 
@@ -105,8 +105,8 @@ class LogRatioPath(ResultStep):
                 )
             if step.selection is not None:
                 raise ValueError(
-                    f"arms.{name}: expected samples without a selection, whose paths are walked once more, "
-                    f"found {part.title}; leave the arm out"
+                    f"arms.{name}: expected samples without a selection, whose paths can be computed "
+                    f"again, found {part.title}; leave the arm out"
                 )
             found[name] = step.model_copy(update={"guidance": (*step.guidance, self.observer)})
         return found

@@ -30,9 +30,9 @@ class LossesByLevel(ResultStep):
     """Losses by noise level, and the share of their integral below each level (Kim et al. 2023, figures 11
     and 17b).
 
-    All losses have one weighting: their integrals are over log sigma. With it score matching, E|noise -
-    predicted noise|^2, is that of maximum likelihood, and the losses of a discriminator are those of the
-    published distribution of times. The file holds, by level and with standard errors over images:
+    All losses have one weighting: their integrals are over log sigma. With this weighting, score matching,
+    E|noise - predicted noise|^2, is maximum-likelihood training, and a discriminator's losses are those of
+    the published distribution of times. The file holds, by level and with standard errors over images:
 
     - `score_matching`, per pixel, on the real images;
     - for each discriminator, `bce` (cross-entropy) and `lsif` (least squares of the ratio) of its logit, on
@@ -77,14 +77,14 @@ class LossesByLevel(ResultStep):
         if shape[:2] != wanted[:2] or part.step.gives_latents != self.real.step.gives_latents:
             raise ValueError(
                 f"{field}: expected samples of the form of the real ones, {wanted.channels} channels of "
-                f"{wanted.image_size} pixels a side, found those of {part.title}: give what the "
-                "discriminators were trained on"
+                f"{wanted.image_size} pixels a side, found those of {part.title}: give samples like those "
+                "that the discriminators were trained on"
             )
         for name, term in self.terms.items():
             if (classes := term.guides[0].step.classes) not in (0, shape.num_classes):
                 raise ValueError(
-                    f"{field}: expected labels of the {classes} classes that discriminator {name!r} is told, "
-                    f"found samples of {shape.num_classes} classes"
+                    f"{field}: expected labels of the {classes} classes of discriminator {name!r}, found "
+                    f"samples of {shape.num_classes} classes"
                 )
 
     def toy(self, smoke: SmokeRun) -> LossesByLevel:

@@ -1,4 +1,4 @@
-"""The figures of mechanism of a recipe's arms: their discriminators, and the images to measure."""
+"""The measurements that show how guidance acts in a recipe's arms, with their discriminators and images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Guide = tuple[OneOrSeveral, Combine]
 
 
 def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
-    """Returns the steps that measure the mechanism of guidance. For each discriminator, or ensemble, of the
-    arms: its log-ratio along the paths of the arms that it guides and of the unguided arms. For all of them
-    together: the losses by noise level, and the averages of regenerated images under the score network of the
-    guided arms, alone and guided as in the arms.
+    """Returns the steps that measure how guidance acts. For each discriminator, or ensemble, of the arms: its
+    log-ratio along the paths of the arms that it guides and of the unguided arms. For all of them together:
+    the losses by noise level, and the averages of regenerated images under the score network of the guided
+    arms, alone and guided as in the arms.
 
     From each arm the first samples are measured, as many as there are real images. The fakes are ones that
     the first discriminator was not trained on: held out, or drawn beyond its training set.
 
-    Raises ValueError for arms that are not sampled, that no discriminator guides, or that are guided away
-    from several score networks.
+    Raises ValueError for arms that are not sampled, if no discriminator guides an arm, or if the guided arms
+    have several score networks.
     """
     steps = {name: _sampling(name, part) for name, part in arms.items()}
     guides = {name: _guide(step) for name, step in steps.items()}
@@ -56,7 +56,7 @@ def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
     scores = {steps[name].score.variant: name for name in guided}
     if len(scores) > 1:
         raise ValueError(
-            "mechanism: expected guided arms of one score network, found several, of the arms "
+            "mechanism: expected guided arms of one score network, found several, in the arms "
             f"{', '.join(scores.values())}; leave the option out"
         )
     own = steps[next(iter(guided))]

@@ -33,7 +33,7 @@ from dgflow.steps.training.draws import Draws
 AT_ONCE = 32  # images per piece of a worker's work
 
 Item = tuple[str | None, int]
-"""A piece of the work: an arm, None for the real images, and the number of its first one."""
+"""A piece of the work: an arm (None for the real images), and the number of its first image."""
 
 Values = tuple[list[list[float]], list[list[float]]]
 """Noise levels and log-ratios of some images, by image and range; NaN where there is none."""

@@ -36,19 +36,20 @@ class Regeneration(GuidedArms):
 
     Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
     different noise. The average over the noise shows how a score moves the image on the way; a wrong score
-    moves it elsewhere. A nearer average alone does not prove a better score: a score whose distribution is
-    too wide leaves images unchanged, while the data's own score removes what the noise hides. Therefore no
-    column of a table of arms shows it. The file holds for every arm and level, as means over the images with
-    their standard errors:
+    moves it elsewhere. An average nearer to the image does not by itself prove a better score: a score whose
+    distribution is too wide leaves images unchanged, while the data's own score removes what the noise hides.
+    Therefore no column of a table of arms shows it. The file holds for every arm and level, as means over the
+    images with their standard errors:
 
     - `average`: the squared distance of the expected regenerated image to the image, per value. The noise of
       an average of so few draws is subtracted, so that the number does not depend on `draws`; it can be
       slightly negative.
     - `single`: the squared distance of one regenerated image, per value.
-    - `features`: with the judge's `features`, the Euclidean distance between those of the average, as pixels,
-      and of the image.
-    - `difference`: of each of them to that of the first arm, image by image: all arms have the same noise.
-      Arms in another order share the file, and with it the arm that they are compared with.
+    - `features`: if `features` are given, the Euclidean distance in the judge's features between the average,
+      rounded to pixels, and the image.
+    - `difference`: each of these minus that of the first arm, image by image; all arms have the same noise.
+      The order of the arms is not part of the identity: with the arms in another order the file stays the
+      same, and so does the arm that the others are compared with.
 
     The first `shown` averages are in the file and on the page as images. Labels are those of the images. No
     network should have been trained on the real images; a warning names those that were seen.
@@ -86,7 +87,7 @@ class Regeneration(GuidedArms):
             )
         if self.sampler.block is not None:
             raise ValueError(
-                "sampler: expected one whose samples have step sizes of their own, found "
+                "sampler: expected one with separate step sizes for every sample, found "
                 f"shared_block={self.sampler.block}: leave it out"
             )
         for tau in self.taus:

@@ -140,8 +140,8 @@ class Regenerations:
             asked = part.labels[image].to(own_device)
             if not ((part.labels >= 0) & (part.labels < system.classes)).all():
                 raise ValueError(
-                    f"{self.name}: expected labels 0 to {system.classes - 1} of the real images, which the "
-                    f"networks are told, found {int(part.labels.min())} to {int(part.labels.max())}"
+                    f"{self.name}: expected labels 0 to {system.classes - 1} of the real images, the "
+                    f"classes of the networks, found {int(part.labels.min())} to {int(part.labels.max())}"
                 )
         start = Start(part.images[image].to(own_device), part.sigma, self.grid)
         sample = self.sampler.sample(

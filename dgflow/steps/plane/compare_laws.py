@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 class CompareLaws(PlaneArms):
     """Arms of samples in the plane, one slice per sampling seed, against a mixture whose density is known.
 
-    It serves methods whose samples have no known density, such as rejection and resampling. Samples are
+    The step serves methods whose samples have no known density, such as rejection and resampling. Samples are
     compared with closed forms of the mixture, so that the mixture adds no noise. The file holds for each arm
 
     - `energy`, the energy distance to the mixture, 0 only for the mixture's distribution;
-    - `deviation`, the same in standard errors, which are those of as many points of the mixture itself;
+    - `deviation`, the energy distance in standard errors, those of the same number of true points of the
+      mixture;
     - `modes`, half the sum of |share - weight| over the mixture's components, where a component's share is
       its mean posterior probability at the samples: 0 if every mode has its weight;
     - `log_density`, the mean of log p at the samples minus that at the mixture's own points: above 0 if
       samples are drawn to the modes, below if they lie between or beside them;
-    - `evaluations` of the score network per sample, as recorded if a selection decides on them; 0 for points
-      that no network drew.
+    - `evaluations`, the score network's evaluations per sample, as recorded if they depend on a selection; 0
+      for points that no network drew.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -56,7 +57,7 @@ class CompareLaws(PlaneArms):
         if len({part.rows for part in arm}) > 1:
             raise ValueError(
                 f"arm {name!r}: expected slices of one length, whose mean has one standard error, found "
-                f"{', '.join(f'{part.rows:,}' for part in arm)} samples; take as many of each"
+                f"{', '.join(f'{part.rows:,}' for part in arm)} samples; take the same number of each"
             )
 
     @property

@@ -56,7 +56,7 @@ class ComparePlane(PlaneArms):
         for part in arm:
             _check_samples(name, part)
         if len({_but_for_seed(part) for part in arm}) > 1:
-            raise ValueError(f"arm {name!r}: expected slices of one sampling, but for its seed")
+            raise ValueError(f"arm {name!r}: expected slices that differ only in their seed")
 
     @property
     def title(self) -> str:
@@ -182,7 +182,7 @@ def _check_samples(name: str, part: Slice) -> None:
     if step.selection is not None:
         raise ValueError(
             f"arm {name!r}: expected samples without a selection, which follow the flow of their guided "
-            f"score, found {part.title}; compare them by CompareLaws, which looks at the samples alone"
+            f"score, found {part.title}; compare them with CompareLaws, which needs only the samples"
         )
     for term in step.guidance:
         if (

@@ -10,7 +10,7 @@ from dgflow.specs.figures import Cloud, Figure, PlanePlot, Table
 from dgflow.steps.arm_values import value_text
 
 SURE = 3.0
-"""Standard errors of the energy distance beyond which a law is said to be another."""
+"""Standard errors of the energy distance up to which two distributions count as equal."""
 
 
 def laws_figures(content: Mapping[str, Any], data: GaussianMixture) -> Sequence[Figure]:
@@ -47,10 +47,10 @@ def _table(arms: Mapping[str, Any]) -> Table:
     ]
     heading = ["", "energy distance", "in standard errors", "weights of modes, error", "log-density, excess"]
     note = (
-        "energy distance to the data's density, mean ± sample standard deviation over the sampling seeds, "
-        "and in standard errors of that of true samples; half the sum of errors of the modes' weights; mean "
-        "log-density of the data at the samples, less that of the data. Marked: the law of the data within "
-        f"{SURE:g} standard errors"
+        "energy distance to the data's density, mean ± sample standard deviation over the sampling "
+        "seeds, and in standard errors of that of true samples; half the sum of errors of the modes' "
+        "weights; mean log-density of the data at the samples, minus that of the data. Marked: the "
+        f"distribution of the data within {SURE:g} standard errors"
     )
     marked = [row for row, arm in enumerate(arms.values()) if abs(arm["deviation"]["mean"]) < SURE]
     heading += ["score evaluations", "samples", "seeds"]

@@ -35,7 +35,7 @@ class Rejection(SelectionSpec):
     - `at="steps"`: every position after `min_backsteps` and up to `max_backsteps` is tested; with
       `min_backsteps=0` the latents are tested too. A rejected sample goes `backsteps` noise levels back by
       new noise, where its log-ratio is tested itself; with None it restarts. Restart intervals that it has
-      already passed are not repeated, and one that it is in is left.
+      already passed are not repeated, and an interval that it is inside is left.
     - `at="end"`: only the finished sample is tested, and it restarts if it is rejected. This is the test for
       a discriminator of clean images.
 
@@ -64,7 +64,7 @@ class Rejection(SelectionSpec):
         given = [name for name, value in own.items() if getattr(self, name) != value]
         if self.at == "end" and given:
             raise ValueError(
-                f'{given[0]}: expected none with at="end", where a rejected sample starts anew, found '
+                f'{given[0]}: expected none with at="end", where a rejected sample restarts, found '
                 f"{getattr(self, given[0])}; leave it out"
             )
         if self.backsteps is not None and self.backsteps > self.min_backsteps + 1:
@@ -89,13 +89,13 @@ class Rejection(SelectionSpec):
             )
         if not sampler.has_path:
             raise ValueError(
-                f"{where}: expected a sampler whose steps are fixed beforehand, so that samples can be "
+                f"{where}: expected a sampler whose steps are fixed in advance, so that samples can be "
                 f"compared between them, found {type(sampler).__name__}: take Heun, or select with BestOf"
             )
         if self.at == "steps" and not measured.knows_noise:
             raise ValueError(
-                f"{where}.discriminator: expected a network of noisy samples, which are tested on their way, "
-                f'found {self.discriminator.title}: test finished samples, with at="end"'
+                f"{where}.discriminator: expected a network of noisy samples, which are tested along their "
+                f'path, found {self.discriminator.title}: test finished samples, with at="end"'
             )
         if self.budget is not None and self.budget < sampler.nfe:
             raise ValueError(
@@ -127,7 +127,7 @@ class Rejection(SelectionSpec):
         }
         for name, (own, other) in pairs.items():
             if plain(own) != plain(other):
-                mine, its = _told_apart(own, other)
+                mine, its = _distinguished(own, other)
                 raise ValueError(
                     f"{where}.thresholds: expected those of this step's {name}, {mine}, found those "
                     f"of {its}: measure RejectionThresholds on samples of the same Generate, without "
@@ -172,8 +172,8 @@ class Rejection(SelectionSpec):
         return Rule(thresholds.first, thresholds.again, tested, self.backsteps, **limits)
 
 
-def _told_apart(own: _Part, other: _Part) -> tuple[str, str]:
-    """Returns readable names for both; for samplers, the fields in which they differ."""
+def _distinguished(own: _Part, other: _Part) -> tuple[str, str]:
+    """Returns readable names of two fields' values; for samplers, the fields in which they differ."""
     if not isinstance(own, SamplerSpec) or not isinstance(other, SamplerSpec):
         return _named(own), _named(other)
     if type(own) is not type(other):

@@ -35,8 +35,8 @@ class RejectionThresholds(ResultStep):
 
     `samples` are of a `Generate` without selection, whose paths are computed again, equal up to rounding; the
     stored samples are not read. `Rejection` takes the same score network, sampler and guidance. The
-    discriminator should not have been trained on the samples, because it gives those too small a log-ratio; a
-    warning reports it.
+    discriminator should not have been trained on the samples, because its log-ratios of those are too low; a
+    warning reports them.
 
     A larger `quantile` rejects more. 1.0 is the largest observed log-ratio; with a smaller quantile, samples
     above it are accepted as if they had its value. With `floor` no threshold is below 0, as published.
@@ -62,15 +62,15 @@ class RejectionThresholds(ResultStep):
             )
         if not step.sampler.has_path:
             raise ValueError(
-                "samples: expected a sampler whose steps are fixed beforehand, so that log-ratios can be "
+                "samples: expected a sampler whose steps are fixed in advance, so that log-ratios can be "
                 f"compared between them, found {type(step.sampler).__name__}: take Heun"
             )
         name, classes = "discriminator", step.score.step.classes
         check_guide(name, name, self.discriminator, name, shape, classes)
         if (known := self.discriminator.step.classes) and not step.classes:
             raise ValueError(
-                f"{name}: expected one without classes, as {step.title} has none that it could be told, "
-                f"found one of {known}: train it with conditional=False"
+                f"{name}: expected one without classes, as {step.title} has none, found one of {known}: "
+                "train it with conditional=False"
             )
         if self.samples.rows < 2:
             raise ValueError(
@@ -114,8 +114,8 @@ class RejectionThresholds(ResultStep):
             return []
         return [
             f"samples: {self.discriminator.step.title} was trained on {known:,} of these "
-            f"{self.samples.rows:,} samples, as fakes, so that their log-ratios, and the thresholds, are too "
-            "small; take others, such as those of another seed: they need not be made"
+            f"{self.samples.rows:,} samples, as fakes, so that their log-ratios, and the thresholds, are "
+            "too low; take others, such as those of another seed, which need not exist"
         ]
 
     @property

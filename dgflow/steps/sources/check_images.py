@@ -59,7 +59,7 @@ class ListedImages(SampleStep):
     average_pool: int = Field(default=1, gt=0)
     pad: int = Field(default=0, ge=0)
     drop_alpha: Annotated[bool, LATER] = False
-    # The folder that a relative source is below, on workers too; only the text is part of identity.
+    # The folder of a relative source, also on workers; only the source's text is part of the identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @field_validator("source")
@@ -122,7 +122,7 @@ class PreparedImages:
             yield from self._reader.cells(rows)
         except Changed as error:
             raise ValueError(
-                f"{error}; bring back the data of then, or, to import what is there now, delete "
+                f"{error}; restore the earlier data, or, to import the current data, delete "
                 f"{self._listed_at} and run again"
             ) from error
 

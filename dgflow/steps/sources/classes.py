@@ -55,6 +55,6 @@ def check_numbering(labels: np.ndarray, num_classes: int, source: str) -> None:
         )
     if first == 0:
         raise ValueError(
-            f"{gap}: networks would be asked for classes that they never saw; give num_classes={last + 1}, "
-            "complete the images, or import without classes (num_classes=0)"
+            f"{gap}: networks could be sampled with labels that they never saw; give "
+            f"num_classes={last + 1}, complete the images, or import without classes (num_classes=0)"
         )

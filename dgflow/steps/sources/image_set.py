@@ -99,14 +99,14 @@ class ImageSet(Spec):
         """Returns the reader of the images. Without `at`, as for a step that a root describes, all images are
         read once.
 
-        Raises ValueError if the source holds different images by now: here without `at`, otherwise by the
+        Raises ValueError if the source now holds different images: here without `at`, otherwise by the
         reader, which names the first image that differs.
         """
         images = self._images or _opened(self.source, self._ignore_labels, self.drop_alpha)
         if images.digest != self.digest:
             raise ValueError(
-                f"{self.title}: expected images with digest {self.digest}, found {images.digest}; they "
-                "changed, begin again"
+                f"{self.title}: expected images with digest {self.digest}, found {images.digest}; the "
+                "source has changed: run again with its current images"
             )
         return images
 
@@ -142,13 +142,12 @@ class StatisticsFile(Spec):
         return self.source.rpartition("/")[2]
 
     def read(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by name, float64. Raises ValueError if the file holds different arrays by
-        now."""
+        """Returns the arrays by name, float64. Raises ValueError if the file now holds different arrays."""
         statistics = _statistics(self.source)
         if statistics.digest != self.digest:
             raise ValueError(
                 f"{self.title}: expected statistics with digest {self.digest}, found {statistics.digest}; "
-                "they changed, begin again"
+                "the file has changed: run again with its current statistics"
             )
         arrays = {name: getattr(statistics, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
         return {name: values for name, values in arrays.items() if values is not None}

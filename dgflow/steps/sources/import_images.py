@@ -55,8 +55,8 @@ class ImportImages(ListedImages):
     def _known_number(self) -> ImportImages:
         if self.skip_broken and self.num_images is None:
             raise ValueError(
-                f"expected num_images with skip_broken={self.skip_broken}, found none: what the source holds "
-                "decides how many are left; give num_images"
+                f"expected num_images with skip_broken={self.skip_broken}, found none: the number of "
+                "imported images is num_images - skip_broken; give num_images"
             )
         if self.num_images is not None and self.skip_broken >= self.num_images:
             raise ValueError(
@@ -152,8 +152,8 @@ class ImportImages(ListedImages):
             raise ValueError(f"{error}. {_LEAVE_OUT}") from error
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
-        """Returns a warning of classes without an image in the slice, although the source has images of them;
-        not for slices of fewer images than classes."""
+        """Returns a warning about classes that have images in the source and none in the slice; nothing for
+        slices of fewer images than classes."""
         if not self.num_classes or part.rows < self.num_classes:
             return ()
         images = PreparedImages(self, inputs)
@@ -164,8 +164,9 @@ class ImportImages(ListedImages):
         if not len(missing):
             return ()
         return (
-            f"{part.title} has no image of class {named(missing)}, of which {self.source} has some: networks "
-            "are trained without them and may be asked for them; take a larger slice",
+            f"{part.title} has no image of class {named(missing)}, of which {self.source} has some: "
+            "networks are trained without these classes, yet can be sampled with their labels; take a "
+            "larger slice",
         )
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
@@ -177,7 +178,7 @@ class ImportImages(ListedImages):
         lines = [f"left out {line}" for line in _reasons(images, broken)]
         if whole := self.skip_broken - len(broken):
             lines.append(
-                f"and {whole:,} whole ones, so that the number of images is num_images - skip_broken"
+                f"and {whole:,} intact ones, so that the number of images is num_images - skip_broken"
             )
         return tuple(lines)
 
@@ -191,8 +192,8 @@ class ImportImages(ListedImages):
             more = f", and {len(broken) - _SHOWN:,} more" if len(broken) > _SHOWN else ""
             raise ValueError(
                 f"expected at most {self.skip_broken:,} broken images in {self.source} (skip_broken), "
-                f"found {len(broken):,}: "
-                f"{'; '.join(_reasons(images, broken[:_SHOWN]))}{more}; mend them, or raise skip_broken"
+                f"found {len(broken):,}: {'; '.join(_reasons(images, broken[:_SHOWN]))}{more}; repair "
+                "them, or raise skip_broken"
             )
         return broken
 

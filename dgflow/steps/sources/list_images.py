@@ -29,7 +29,7 @@ _NAMED = 3  # class folders in a message
 
 
 class ListImages(ResultStep):
-    """Names, places, sizes and labels of the images at `source`, as Parquet. Listed in the driver, and
+    """Names, locations, sizes and labels of the images at `source`, as Parquet. Listed in the driver, and
     checked before it is stored.
 
     `num_images` and `num_classes` are what the source must hold, so that a truncated download is found before
@@ -41,7 +41,7 @@ class ListImages(ResultStep):
     source: str
     num_classes: int = Field(ge=0)
     num_images: int | None = Field(default=None, gt=0)
-    # The folder that a relative source is below; only the text is part of identity.
+    # The folder of a relative source; only the source's text is part of the identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @property
@@ -76,7 +76,7 @@ class ListImages(ResultStep):
             check_unchanged(self.source, listing, self._folder)
         except Changed as error:
             raise ValueError(
-                f"{error}; bring back the data of then, take another root, or, to import what is there now, "
+                f"{error}; restore the earlier data, take another root, or, to import the current data, "
                 f"delete {self.name} in {store.url} and run again"
             ) from error
 
@@ -95,8 +95,8 @@ class ListImages(ResultStep):
             return replace(listing, labels=None, classes=())
         if listing.labels is None:
             raise ValueError(
-                f"expected labels in {self.source} (one sub-folder a class, or a column or array of labels), "
-                "found none; give num_classes=0 to import without classes"
+                f"expected labels in {self.source} (one sub-folder per class, or a column or array of "
+                "labels), found none; give num_classes=0 to import without classes"
             )
         if listing.classes and len(listing.classes) != self.num_classes:
             some = ", ".join(listing.classes[:_NAMED]) + (", ..." if len(listing.classes) > _NAMED else "")

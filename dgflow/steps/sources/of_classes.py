@@ -1,4 +1,4 @@
-"""OfClasses: the images of some classes, as a domain of their own."""
+"""OfClasses: the images of some classes, as a separate domain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OfClasses(SampleStep):
             )
         if self.count > self.images.rows:
             raise ValueError(
-                f"count: expected at most the {self.images.rows:,} images that are looked through, found "
+                f"count: expected at most the {self.images.rows:,} images that are searched, found "
                 f"{self.count:,}"
             )
         return self
@@ -79,8 +79,9 @@ class OfClasses(SampleStep):
         own = np.flatnonzero(np.isin(labels, self.classes))[: self.count]
         if len(own) < self.count:
             raise ValueError(
-                f"expected {self.count:,} images of {self.title} [{self.images.start}:{self.images.stop}], "
-                f"found {len(own):,}; set count to that, or look through more"
+                f"expected {self.count:,} images of {self.title} "
+                f"[{self.images.start}:{self.images.stop}], found {len(own):,}; set count to that, or "
+                "search more images"
             )
 
         def rows(start: int, stop: int) -> Columns:

@@ -119,7 +119,7 @@ class SelectedSweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """The stage that each sweep is, by the path of its field."""
+        """The stage of each sweep, selection or result, by the path of its field."""
         return {"selection": "selection", "report": "report"}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
@@ -136,7 +136,7 @@ class SelectedSweep(ResultStep):
         return canonical_json(content).encode()
 
     def tables(self, content: bytes) -> tuple[SweepTable, SweepTable]:
-        """Returns the table that was chosen from, and that of the choice."""
+        """Returns the table of the selection, and the table of the chosen combination."""
         data: Mapping[str, Any] = json.loads(content)
         seeds = {name: ", ".join(map(str, data[name])) for name in ("chosen_on", "reported_on")}
         selection = sweep_table(

@@ -12,12 +12,12 @@ from dgflow.specs.figures import Metric, directions
 from dgflow.store.identity import canonical_json
 
 RULE = (
-    "* is the best of its column, ~ is within its error: it differs from the best by at most the two ± "
-    "together"
+    "* is the best of its column, ~ is within its error: it differs from the best by at most the sum of "
+    "the two ±"
 )
 SELECTED_HERE = (
-    "the best was chosen on the seeds that are reported, which favours it: `--select-on SEEDS` chooses on "
-    "other seeds"
+    "the best was chosen on the same seeds that are reported, which biases its value: `--select-on "
+    "SEEDS` chooses on other seeds"
 )
 
 
@@ -82,8 +82,8 @@ def sweep_table(
     selected: bool = False,
     unchanged: Sequence[str] | None = None,
 ) -> SweepTable:
-    """Returns the table of the content of a `Sweep`; `selected`: no choice is made on these numbers and
-    reported on the same numbers. `unchanged` are the arms that are references, if they are known; by default
+    """Returns the table of the content of a `Sweep`; `selected`: the best combination is chosen on one set of
+    seeds and reported on another. `unchanged` are the arms that are references, if they are known; by default
     they are detected."""
     combinations = [
         {"settings": each["settings"], "arms": dict(each["arms"])} for each in content["combinations"]

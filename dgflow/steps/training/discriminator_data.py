@@ -26,7 +26,7 @@ class LabelledRows(NamedTuple):
 
 
 class RealAndFake:
-    """The rows of a discriminator's real and fake slices: equally many real and fake ones, and from each of
+    """The rows of a discriminator's real and fake slices: as many real rows as fake ones, and from each of
     several fake slices its share.
 
     Slots of a batch alternate between real and fake, and the fake slices are spread evenly, so that every

@@ -30,8 +30,8 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
 
     `held_out_loss` and the `loss` by noise level are in the loss's own units: at chance it is log 2 = 0.693
     for cross-entropy, -1/4 for "lsif" and 1/2 for "ukl". If `values` contain the cross-entropy `bce` beside
-    another loss, its mean is `held_out_bce`, which compares discriminators of different losses. If they
-    contain that of the `gradient`, its mean over real items is `held_out_gradient`, in all and by noise
+    another loss, its mean is `held_out_bce`, which compares discriminators of different losses. If `values`
+    contain the loss of the `gradient`, its mean over real items is `held_out_gradient`, in all and by noise
     level. Accuracy and calibration are of the logit, whatever the loss.
 
     `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted

@@ -22,8 +22,8 @@ class GradientMatching:
     Args:
         score: the network that is to be guided.
         weight: factor of the loss of each real row, which the task adds to the cross-entropy of all rows.
-        sigma_range: the levels that the score network knows, where the loss acts. Rows at other levels have
-            none.
+        sigma_range: the levels that the score network knows, where the loss acts. Rows at other levels do not
+            have this loss.
     """
 
     score: FrozenScore

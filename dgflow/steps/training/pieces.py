@@ -42,8 +42,8 @@ class Decoded:
     def get(
         self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
     ) -> dict[int, Future[Columns]]:
-        """Returns the pieces `wanted`, which it reads, and starts to read those `following`. Of the others
-        the most recent stay, `keep` in all. Not thread-safe."""
+        """Reads the pieces `wanted`, returns them, and starts to read the pieces `following`. Of the other
+        pieces, the most recently used stay in memory, up to `keep` pieces in all. Not thread-safe."""
         needed = [*wanted, *following]
         for number in needed:
             if number not in self.held:

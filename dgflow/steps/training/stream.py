@@ -3,7 +3,7 @@ does not grow with their number.
 
 The rows of a batch are a pure function of (seed, step), for any number of workers. Memory holds two shards
 per lane (`order`; at most 32 shards per stream, and a discriminator has a stream for each of its slices) and
-two batches. Reads are verified as everywhere, and a damaged shard raises an error in the step that needs it.
+two batches. Every read is verified, and a damaged shard raises an error in the step that needs it.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ class TrainClassifier(TrainStep):
 
     `noise="none"` trains on clean images at time 0; with `network.pool="adaptive"` the result is a network
     for `Features`. `noise="linear_vp"` trains on images or latents diffused to linear-VP times, given as
-    `network.time`; such a classifier may guide, and then may not judge. `times`: importance-sampled (Kim et
-    al. 2023), or uniform, as for ADM's classifiers.
+    `network.time`; such a classifier may guide; a network that guides may not judge. `times`:
+    importance-sampled (Kim et al. 2023), or uniform, as for ADM's classifiers.
 
     `shift` moves training images by up to that many pixels in each direction, `flip` mirrors half of them
     (rows of `Encode` hold both flips). With `anneal` the learning rate falls linearly to 0 over that many

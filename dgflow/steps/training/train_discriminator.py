@@ -56,11 +56,11 @@ class TrainDiscriminator(TrainStep):
     """A discriminator of diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
 
     Batches are half real, half fake. An epoch is one pass over the real images; if there are fewer fakes,
-    they are used more often. Noise levels are drawn with log sigma uniform on [`sigma_min`, `sigma_max`]; by
-    default where guidance with its default window acts in EDM's sampler. `times="importance"` draws them as
-    published, tau in [1e-5, 1] importance-sampled, which is log sigma uniform on [0.001, 152] and spends a
-    third of its draws below that window; the two limits then apply only to measuring. `precision` is that of
-    activations; weights, optimiser and loss are float32.
+    they are used more often. Noise levels are drawn with log sigma uniform on [`sigma_min`, `sigma_max`]; the
+    default is the range in which guidance with its default window acts in EDM's sampler. `times="importance"`
+    draws them as published, tau in [1e-5, 1] importance-sampled, which is log sigma uniform on [0.001, 152]
+    and spends a third of its draws below that window; the two limits then apply only to measuring.
+    `precision` is that of activations; weights, optimiser and loss are float32.
 
     With `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the
     paper; otherwise the images themselves. Both receive the time that those features were trained with
@@ -90,12 +90,12 @@ class TrainDiscriminator(TrainStep):
 
         `gradient_weight` E[(|D + sigma^2 grad l - x0|^2 - |D - x0|^2) / sigma^2].
 
-    The second square is a constant, so that an untrained discriminator has 0. The mean is -Gain at weight 1
-    per unit of log sigma, in nats. Both losses have their minimum at the true log-ratio if the fakes are
-    exact samples of the score network. Noise levels that the score network was not trained for have
-    cross-entropy alone. A step takes the gradient of a gradient, through frozen features too: twice the
-    operations, and an evaluation of the score network for each real row. The parts are recorded as
-    `held_out_bce` and `held_out_gradient`.
+    The second square does not depend on the discriminator; with it, an untrained discriminator has the loss
+    0. The mean is -Gain at weight 1 per unit of log sigma, in nats. Both losses have their minimum at the
+    true log-ratio if the fakes are exact samples of the score network. Noise levels that the score network
+    was not trained for have cross-entropy alone. A step takes the gradient of a gradient, through frozen
+    features too: twice the operations, and an evaluation of the score network for each real row. The parts
+    are recorded as `held_out_bce` and `held_out_gradient`.
 
     `fake` may be several slices, for a discriminator against a mixture: every batch takes the share of each
     that `fake_shares` gives, rounded to whole rows (by default all have the same share), and so do the
@@ -177,7 +177,7 @@ class TrainDiscriminator(TrainStep):
         if self.conditional and real.num_classes != fake.num_classes:
             raise ValueError(
                 f"expected fakes of the real ones' {real.num_classes} classes, found {fake.num_classes}; use "
-                "conditional=False for a discriminator that is told no class"
+                "conditional=False for a discriminator without classes"
             )
 
     def _fake_rows_of_batch(self) -> list[int]:
@@ -212,7 +212,7 @@ class TrainDiscriminator(TrainStep):
         for name in ("score", "gradient_weight"):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(
-                    f'{name}: expected loss="bce+gradient", which alone takes it, found "{self.loss}": '
+                    f'{name}: expected loss="bce+gradient", the only loss that uses it, found "{self.loss}": '
                     "change the loss, or leave it out"
                 )
 

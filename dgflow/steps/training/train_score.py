@@ -66,15 +66,15 @@ class TrainScore(TrainStep):
         if self.weighting is not None:
             self._check_discriminator(self.weighting.discriminator)
         if self._classes_told:
-            told = "the network" if self.conditional else "the discriminator of weighting"
-            self.real.check_labelled("real", told, "take one with conditional=False")
+            user = "the network" if self.conditional else "the discriminator of weighting"
+            self.real.check_labelled("real", user, "take one with conditional=False")
         return self
 
     def _check_start(self, start: Weights) -> None:
         check_score(start, self.real, field="start")
         if start.step.classes != self.classes:
             raise ValueError(
-                f"start: expected weights of a network that is told of {self.classes} classes, found "
+                f"start: expected weights of a network of {self.classes} classes, found "
                 f"{start.step.classes}; use conditional={start.step.classes > 0}"
             )
         if found := self.network.unlike(score_network(start)):
@@ -89,8 +89,8 @@ class TrainScore(TrainStep):
         check_knows_noise(where, discriminator)
         if discriminator.step.classes and not shape.num_classes:
             raise ValueError(
-                f"{where}: expected a discriminator that is told no class, as the real images have none, "
-                f"found one of {discriminator.step.classes} classes; train it with conditional=False"
+                f"{where}: expected a discriminator without classes, as the real images have none, found "
+                f"one of {discriminator.step.classes} classes; train it with conditional=False"
             )
 
     @property
