@@ -91,7 +91,7 @@ def main() -> None:
         asked["without sharing"] = EnsembleLogRatio(EnsembleModule([deepcopy(member) for member in shared]))
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
     print(f"{machine}, torch {torch.__version__}, {options.precision}, {options.members} members\n")
-    columns = " | ".join(f"{name}, s | x one" for name in asked)
+    columns = " | ".join(f"{name}, s | ratio to one" for name in asked)
     print(f"| batch | {columns} |\n|---|{'---|---|' * len(asked)}")
     worst = 0.0
     for batch in options.batch:

@@ -34,8 +34,8 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 def _not_float16(value: Any) -> Any:
     if value == "float16":
         raise ValueError(
-            'expected "float32" or "bfloat16", found "float16", which is for sampling alone: a training in '
-            "it needs loss scaling, which is not implemented; take one of the two"
+            'expected "float32" or "bfloat16", found "float16", which is for sampling only: training in '
+            "float16 needs loss scaling, which is not implemented; take one of the two"
         )
     return value
 
@@ -46,7 +46,7 @@ Seeding = Literal["counter", "edm"]
 
 Grid = Literal["tail", "whole"]
 """The noise levels of a run that starts within a sampler's range. "tail": the levels of the sampler's grid
-below the first level. "whole": as many as in a full run, placed anew between the first and the last.
+below the first level. "whole": as many as in a full run, on a new grid between the first and the last.
 """
 
 

@@ -357,8 +357,8 @@ class SampleStep(Step, ABC):
     naming: ClassVar[Mapping[str, str]] = {"Slice": "name its samples: [start:stop] or .all()"}
 
     maps: ClassVar[str] = ""
-    """The field of the slice whose rows are this step's, one by one, so that a shard depends on the rows of
-    its own range alone; "" for none. A step of a longer slice then reuses the shards of a shorter one."""
+    """The field of the slice whose rows are this step's, one by one, so that a shard depends only on the rows
+    of its own range; "" for none. A step of a longer slice then reuses the shards of a shorter one."""
 
     shard_size: int = Field(default=500, gt=0)
 

@@ -40,7 +40,7 @@ def beside(
             (`dgflow.steps.mechanism.of_arms`); 0: none.
 
     Raises ValueError for the likelihood of latents, for arms of several score networks or ranges of noise
-    levels, for figures of mechanism without a discriminator, for more images than there are, and if every arm
+    levels, for mechanism figures without a discriminator, for more images than there are, and if every arm
     has a selection.
     """
     results: list[Result] = []

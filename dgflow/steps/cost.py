@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class Cost(ResultStep):
     """The operations of arms, for `Evaluate(beside=(cost.result(),))`, counted as in `plan --device`.
 
-    `training` counts every network behind an arm that was trained in the recipe, with the samples that it was
-    trained on, and the measurements behind the arm (`Gain`, `RejectionThresholds`). A training counts with
-    all its epochs, whichever epoch is used. `sampling` is per image; if a selection decides how often the
-    networks are evaluated, it is computed from the evaluations that the samples record. Both count
-    convolutions and matrix products (a multiplication and an addition are two operations), so that they
-    depend neither on the machine nor on its load. Networks that were trained elsewhere count as zero.
+    `training` counts every training behind an arm, the samples that it used, and the measurements behind the
+    arm (`Gain`, `RejectionThresholds`). A training counts with all its epochs, whichever epoch is used.
+    `sampling` is per image; if a selection decides how often the networks are evaluated, it is computed from
+    the evaluations that the samples record. Both count convolutions and matrix products (a multiplication and
+    an addition are two operations), so that they depend neither on the machine nor on its load. Networks that
+    were trained elsewhere count as zero.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {

@@ -1,7 +1,7 @@
 """Encode: latents of real images, with and without horizontal flip, from an autoencoder.
 
-If the encoder gives a distribution, the distribution is stored instead of a draw; a training draws anew in
-every epoch.
+If the encoder gives a distribution, the distribution is stored instead of a draw; a training draws new
+latents in every epoch.
 """
 
 from __future__ import annotations

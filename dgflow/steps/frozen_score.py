@@ -36,7 +36,7 @@ class FrozenScore:
     name: str
     _model: ScoreModel | None = None
 
-    def known(self, sigma_min: float, sigma_max: float, *, use: str) -> tuple[float, float]:
+    def trained_range(self, sigma_min: float, sigma_max: float, *, use: str) -> tuple[float, float]:
         """Returns the part of the range [sigma_min, sigma_max] that the network was trained for. Loads
         nothing.
 

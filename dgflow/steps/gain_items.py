@@ -29,7 +29,7 @@ class GainItems:
 
     Item k is image k // levels at a noise level drawn from range k % levels of log sigma. Noise and level are
     a function of (seed, k): the same in every epoch, after a restart, and for any number of workers. A
-    process evaluates the score network once per item of its own, caches the results in host memory, and
+    process evaluates the score network once for each of its items, caches the results in host memory, and
     releases the network when all items are measured.
 
     Args:
@@ -58,7 +58,7 @@ class GainItems:
     @cached_property
     def edges(self) -> list[float]:
         """The ends of the ranges of noise levels."""
-        low, high = self.score.known(*self.sigma_range, use="to measure Gain at")
+        low, high = self.score.trained_range(*self.sigma_range, use="to measure Gain at")
         return level_edges(self.levels, low, high)
 
     def measure(self, discriminator: LogRatio, items: Tensor) -> dict[str, Tensor]:

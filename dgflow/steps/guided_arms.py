@@ -11,7 +11,7 @@ from dgflow.diffusion.guidance_specs import Guidance, GuideTerm
 from dgflow.specs.bound import Bound
 from dgflow.specs.step import ResultStep, Slice, Weights
 from dgflow.steps.gain_choices import by_gain, check_gain
-from dgflow.steps.guides import check_guides, classes_asked, guides_of
+from dgflow.steps.guides import check_guides, guides_of, received_classes
 
 
 class GuidedArms(ResultStep, ABC):
@@ -31,7 +31,7 @@ class GuidedArms(ResultStep, ABC):
                 check_guides(self.score, terms)
                 check_gain(self.score, terms)
                 self.check_terms(terms)
-                if (classes := classes_asked(self.score, terms)) not in (0, known):
+                if (classes := received_classes(self.score, terms)) not in (0, known):
                     raise ValueError(
                         f"expected networks without classes, or with the {known} of the real images, "
                         f"whose labels they receive, found {classes} classes"

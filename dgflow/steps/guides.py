@@ -107,12 +107,12 @@ def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
     }
 
 
-def times_asked(guidance: Sequence[Guidance]) -> int:
+def evaluations_per_point(guidance: Sequence[Guidance]) -> int:
     """Returns the evaluations of the score network per point: two if it is also evaluated without a class."""
     return 1 + any(isinstance(term, ClassifierFree) for term in guidance)
 
 
-def classes_asked(score: Weights, guidance: Sequence[Guidance]) -> int:
+def received_classes(score: Weights, guidance: Sequence[Guidance]) -> int:
     """Returns the number of classes that the networks receive, 0 for none: the score network's, or the
     guides' if only they have classes."""
     if score.step.classes:

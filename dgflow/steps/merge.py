@@ -22,10 +22,10 @@ class Merge(NetworkStep, FileStep):
     """The weights (1 + `weight`) `base` - `weight` `tuned` of a score network, tensor by tensor
     (`dgflow.weights.merging`).
 
-    If `tuned` was trained further from `base`, on samples of `base` alone, a weight above 0 is Neon's
-    negative extrapolation (arXiv 2510.03597): training on its own samples moves a network away from the data,
-    and the merged network lies on the other side. A weight of 0 gives `base` bit for bit, -1 gives `tuned`,
-    and weights between give their averages. Sampling costs the same as with `base`.
+    If `tuned` was trained further from `base`, only on samples of `base`, a weight above 0 is Neon's negative
+    extrapolation (arXiv 2510.03597): training on its own samples moves a network away from the data, and the
+    merged network lies on the other side. A weight of 0 gives `base` bit for bit, -1 gives `tuned`, and
+    weights between give their averages. Sampling costs the same as with `base`.
 
     Samples of the merged network differ from those of `base`, so a discriminator that was trained against
     `base` does not know their log-ratio.

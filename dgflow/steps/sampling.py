@@ -26,12 +26,12 @@ from dgflow.steps.guides import (
     check_guide,
     check_guides,
     check_knows_noise,
-    classes_asked,
+    evaluations_per_point,
     guide_evaluations,
     guide_uses,
     guides_of,
     guides_title,
-    times_asked,
+    received_classes,
 )
 from dgflow.steps.pixels import SATURATED, counted, pixels, saturated
 
@@ -71,7 +71,7 @@ class Sampling(SampleStep):
     rejected for it: `score_evaluations`, `guide_evaluations` [entries of guidance],
     `discriminator_evaluations`. Without a selection they are not recorded.
 
-    `precision` is that of the networks' weights and activations; "tf32" applies only to CUDA's matrix
+    `precision` applies to the networks' weights and activations; "tf32" applies only to CUDA's matrix
     products. The sampler's state is float64. In "float16" norms, embeddings and the linear layers of U-Nets
     stay float32, and an overflow raises an error with its step and noise level. `compile` makes one graph of
     the score network and its guidance by torch.compile: minutes of start-up per worker, worthwhile for long
@@ -105,8 +105,8 @@ class Sampling(SampleStep):
             self.selection.check("selection", self.sampler, self.score, self.guidance)
             if self.seeds[1] == "edm":
                 raise ValueError(
-                    'seeding: expected "counter" with a selection, whose further draws EDM\'s generators do '
-                    'not have, found "edm"'
+                    'seeding: expected "counter" with a selection, which needs further draws that EDM\'s '
+                    'generators do not define, found "edm"'
                 )
         return self
 
@@ -118,7 +118,7 @@ class Sampling(SampleStep):
     @property
     def classes(self) -> int:
         """The number of classes that the networks receive, 0 for none."""
-        known = classes_asked(self.score, self.guidance)
+        known = received_classes(self.score, self.guidance)
         return known or (0 if self.selection is None else self.selection.discriminator.step.classes)
 
     @property
@@ -164,7 +164,7 @@ class Sampling(SampleStep):
     def network_evaluations(self, rows: int) -> int:
         # The score network's evaluations; those of the guides are added.
         nfe = self.sampler.nfe if self.selection is None else self.selection.evaluations(self.sampler)[0]
-        return round(rows * nfe * times_asked(self.guidance))
+        return round(rows * nfe * evaluations_per_point(self.guidance))
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
         """Returns the evaluations of the score network and of every guide per sample, as far as they can be
@@ -180,10 +180,10 @@ class Sampling(SampleStep):
         return self.work_of(amount * own, [amount * each for each in times], amount * looks)
 
     def work_of(self, score: float, guides: Sequence[float], selecting: float) -> list[Work]:
-        """Returns the work of that many evaluations: of the score network, of every guide, and of the
-        discriminator of the selection."""
+        """Returns the work of the given numbers of evaluations: of the score network, of every guide, and of
+        the discriminator of the selection."""
         work = partial(Work, batch=self.batch_size, precision=self.precision)
-        works = [work(self.score.step, "forward", score * times_asked(self.guidance))]
+        works = [work(self.score.step, "forward", score * evaluations_per_point(self.guidance))]
         for term, times in zip(self.guides.values(), guides, strict=True):
             works += [work(network, use, times) for network, use in guide_uses(term)]
         if self.selection is not None:
@@ -198,8 +198,8 @@ class Sampling(SampleStep):
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
 
     def cautions(self) -> list[str]:
-        """Returns warnings of a discriminator that both guides and selects (by the weights of any epoch), and
-        of settings of `guidance` that do not fit one another or the sampler."""
+        """Returns warnings about a discriminator that both guides and selects (with the weights of any
+        epoch), and about settings of `guidance` that do not fit one another or the sampler."""
         lines = self._cautions_of_guidance()
         if self.selection is None:
             return lines
@@ -217,13 +217,13 @@ class Sampling(SampleStep):
         scalings = [term for term in self.guidance if isinstance(term, EpsilonScaling)]
         if any(term.twice for term in scalings) and not isinstance(self.sampler, DDIM):
             lines.append(
-                f"{self.title}: epsilon scaling with twice=True has an effect with DDIM alone, found "
+                f"{self.title}: epsilon scaling with twice=True has an effect only with DDIM, found "
                 f"{type(self.sampler).__name__}: leave it out"
             )
         if scalings or any(isinstance(term, NetworkGuidance) for term in self.guidance):
             lines += [
-                f"{self.title}: Gain chooses settings of guidance.{number} and was measured of the score "
-                "network without the corrections of its denoised image: name them by number"
+                f"{self.title}: Gain chooses settings of guidance.{number}, but was measured on the score "
+                "network without corrections of its denoised image: give these settings as numbers"
                 for number, term in enumerate(self.guidance)
                 if isinstance(term, DiscriminatorGuidance) and term.asks_gain
             ]

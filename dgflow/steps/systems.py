@@ -25,7 +25,7 @@ from dgflow.networks.roles import DiscriminatorSpec
 from dgflow.specs.bound import Bound, SharedNetworks
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import Weights
-from dgflow.steps.guides import classes_asked, guides_of, loaded_term
+from dgflow.steps.guides import guides_of, loaded_term, received_classes
 
 
 class System(NamedTuple):
@@ -111,7 +111,7 @@ class Networks:
         if (how := watch or one_graph) is not None:
             terms = Guides(terms, how)
         model = self.score("score", score, guidance)
-        return System(model, terms, classes_asked(score, guidance), one_graph, watch)
+        return System(model, terms, received_classes(score, guidance), one_graph, watch)
 
     def _network(self, path: str) -> nn.Module:
         network = self._networks.network(path)

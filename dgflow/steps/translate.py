@@ -12,7 +12,7 @@ from dgflow.diffusion.guidance_specs import GuideTerm
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import Grid
 from dgflow.specs.step import Slice
-from dgflow.steps.guides import evaluations, times_asked
+from dgflow.steps.guides import evaluations, evaluations_per_point
 from dgflow.steps.pixels import clean_column, clean_images
 from dgflow.steps.sampling import Sampling
 
@@ -80,31 +80,31 @@ class Translate(Sampling):
     def _check_labels(self, source: int) -> None:
         """Raises ValueError if the networks do not accept the labels; `source` is the number of the source's
         classes."""
-        asked = self.classes
-        if asked == 0 and not isinstance(self.labels, str):
+        classes = self.classes
+        if classes == 0 and not isinstance(self.labels, str):
             raise ValueError(
                 "labels: expected labels='kept' or 'dropped', as neither score network nor guides know "
                 f"classes, found {self.labels}"
             )
-        if asked == 0:
+        if classes == 0:
             return
         if self.labels == "dropped":
             raise ValueError(
-                f"labels: expected labels='kept' or a class from 0 to {asked - 1}, since the networks "
+                f"labels: expected labels='kept' or a class from 0 to {classes - 1}, since the networks "
                 "need one, found 'dropped': to drop labels, take a score network and guides without "
                 "classes (conditional=False)"
             )
-        if self.labels == "kept" and source != asked:
+        if self.labels == "kept" and source != classes:
             raise ValueError(
-                f"labels: expected source images of the {asked} classes of the networks, found {source}: "
+                f"labels: expected source images of the {classes} classes of the networks, found {source}: "
                 "name the class of the results, as in labels=0, or take networks without classes "
                 "(conditional=False)"
             )
         if self.labels == "kept":
             remedy = "name the class of the results, as in labels=0"
             self.source.check_labelled("source", "the score network or a guide", remedy)
-        if isinstance(self.labels, int) and self.labels >= asked:
-            raise ValueError(f"labels: expected a class from 0 to {asked - 1}, found {self.labels}")
+        if isinstance(self.labels, int) and self.labels >= classes:
+            raise ValueError(f"labels: expected a class from 0 to {classes - 1}, found {self.labels}")
 
     @property
     def title(self) -> str:
@@ -127,7 +127,7 @@ class Translate(Sampling):
         return self.source.step.labelled if self.labels == "kept" else self.labels != "dropped"
 
     def network_evaluations(self, rows: int) -> int:
-        return rows * self.sampler.nfe_from(self.start, self.grid) * times_asked(self.guidance)
+        return rows * self.sampler.nfe_from(self.start, self.grid) * evaluations_per_point(self.guidance)
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
         return evaluations(self.score, self.sampler, guides, (self.start, self.grid))

@@ -116,5 +116,5 @@ def test_a_gradient_that_overflows_is_told_as_that_of_the_guidance():
 
 
 def test_a_training_in_float16_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match='(?s)precision.*found "float16", which is for sampling alone'):
+    with pytest.raises(ValueError, match='(?s)precision.*found "float16", which is for sampling only'):
         dg.TrainClassifier(precision="float16")  # pyright: ignore[reportArgumentType, reportCallIssue]

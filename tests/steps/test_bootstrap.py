@@ -144,7 +144,7 @@ def test_workers_take_each_row_as_often_as_it_was_drawn_in_every_pass(sixty, sha
     assert first_pass == Counter({first + row: int(n) for row, n in enumerate(times) if n})
     left = (np.flatnonzero(times == 0) + first).tolist()
     assert parts[0].held == len(left)
-    assert numbers(parts[0].kept_apart(torch.arange(len(left)))[0]) == left
+    assert numbers(parts[0].held_out_rows(torch.arange(len(left)))[0]) == left
     for each in parts:
         assert len(each._training.held) <= 2 * MOST_LANES
         each.close()

@@ -17,7 +17,7 @@ BY_GAIN = dg.DiscriminatorGuidance(
 def test_noise_scaled_twice_has_an_effect_with_ddim_alone(sampler, lines):
     guidance = (TWICE, dg.DiscriminatorGuidance(discriminator=DISC.last()))
     found = dg.Generate(score=SCORE.last(), sampler=sampler, guidance=guidance).cautions()
-    assert len(found) == lines and all("twice=True has an effect with DDIM alone" in each for each in found)
+    assert len(found) == lines and all("twice=True has an effect only with DDIM" in each for each in found)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_rare_classes_may_be_missing_which_is_told_in_every_run(tmp_path, store,
     listing = step_of(source(tmp_path, labels), num_classes=4).listing_step()
     complete(listing, store)
     (line,) = [record.message for record in caplog.records if record.name == LISTING]
-    assert f"found none of class {named}: networks are trained without them" in line
+    assert f"found none of class {named}: networks are trained without these" in line
     caplog.clear()
     (entry,) = [entry for entry in store.list(listing.name) if entry.key.endswith(".parquet")]
     listing.check_unchanged(lambda: store.get(entry.key), store)

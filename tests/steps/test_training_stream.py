@@ -103,7 +103,7 @@ def test_the_first_epoch_shows_no_image_twice_and_never_a_held_out_one(store):
     ]
     assert len(seen) == len(set(seen)) == 14 * 48
     assert set(seen) <= set(range(30, 720))
-    assert numbers(rows.kept_apart(torch.arange(230))[0]) == list(range(720, 950))
+    assert numbers(rows.held_out_rows(torch.arange(230))[0]) == list(range(720, 950))
     rows.close()
 
 
@@ -170,7 +170,7 @@ def test_held_out_rows_are_read_once_in_order_and_few_are_held():
     rows = stream(sealed(store, numbered(1600), 8), 32, held_out=0.5)
     store.reads.clear()
     for items in torch.arange(800).repeat_interleave(4).split(256):
-        assert numbers(rows.kept_apart(items)[0]) == (items + 800).tolist()
+        assert numbers(rows.held_out_rows(items)[0]) == (items + 800).tolist()
         assert len(rows._kept.held) <= 256 // 4 // 8 + 2
     assert len(store.reads) == len(set(store.reads)) == 100
     rows.close()
@@ -230,9 +230,9 @@ def test_a_draw_is_the_normal_of_its_slot_counted_over_all_steps(store):
 
 def test_held_out_latents_are_the_same_at_every_use(store):
     rows = stream(sealed(store, encoded(64), 16), 16, held_out=0.5)
-    first = rows.kept_apart(torch.arange(32))[0]
-    torch.testing.assert_close(rows.kept_apart(torch.arange(32))[0], first, rtol=0, atol=0)
-    torch.testing.assert_close(rows.kept_apart(torch.tensor([7, 20]))[0], first[[7, 20]], rtol=0, atol=0)
+    first = rows.held_out_rows(torch.arange(32))[0]
+    torch.testing.assert_close(rows.held_out_rows(torch.arange(32))[0], first, rtol=0, atol=0)
+    torch.testing.assert_close(rows.held_out_rows(torch.tensor([7, 20]))[0], first[[7, 20]], rtol=0, atol=0)
     rows.close()
 
 
@@ -269,7 +269,7 @@ def test_mirrored_images_are_half_of_the_uses_and_none_of_the_held_out_ones(stor
     left = torch.cat([rows.take(step, torch.arange(32))[0][:, 0, 1] for step in range(40)])
     assert set(map(tuple, left.tolist())) == {(1, -1, -1), (-1, -1, 1)}
     assert abs((left[:, 0] > 0).float().mean() - 0.5) < 0.056  # four standard errors of 1280
-    assert (rows.kept_apart(torch.arange(32))[0][:, 0, :, 0] == 1).all()
+    assert (rows.held_out_rows(torch.arange(32))[0][:, 0, :, 0] == 1).all()
     rows.close()
 
 

@@ -64,7 +64,7 @@ class CompareTranslations(Comparison):
     distances that both reach and per seed (`lift`). The order of the arms is not part of the identity: with
     the arms in another order the file stays the same, and so does the arm that the others are compared with.
 
-    `evaluate()` is the table with all of it; the other fields are those of `Evaluate`.
+    `evaluate()` is the table with all of it; for the other fields see `Evaluate`.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {

@@ -28,7 +28,7 @@ def comparison(
     drop_alpha: bool = False,
 ) -> Measure:
     """Returns the step that measures `samples` against `reference`: sources of images, of statistics, or (the
-    reference) of both. `ignore_labels` and `drop_alpha` are those of `open_images`.
+    reference) of both. `ignore_labels` and `drop_alpha` are passed to `open_images`.
 
     Raises ValueError and FileNotFoundError if a source holds neither, or does not suffice for the metrics.
     """

@@ -32,7 +32,7 @@ class Evaluate(Comparison):
 
     An arm has one slice per sampling seed; its spread is the sample standard deviation over them, so that no
     two slices may share a sample. `floor` holds real images that are measured like an arm, as a lower bound.
-    The other fields are those of `Measure`.
+    For the other fields see `Measure`.
 
     `beside` are results of other steps about the same systems, such as `Likelihood`. Their values for an arm
     (`compared`, by the arm's name) appear in its row, and their figures on the page.

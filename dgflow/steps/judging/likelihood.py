@@ -15,7 +15,7 @@ from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import Spread, Work
 from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.gain_checks import check_score
-from dgflow.steps.guides import guide_uses, guides_of, times_asked
+from dgflow.steps.guides import evaluations_per_point, guide_uses, guides_of
 from dgflow.steps.judging.likelihood_fields import LikelihoodFields
 from dgflow.steps.judging.likelihood_figures import likelihood_figures
 from dgflow.steps.judging.shared_samples import seen
@@ -52,7 +52,7 @@ class Likelihood(LikelihoodFields):
     which changes are measured.
 
     A term acts with its `weight` at every noise level of its window: the weight of a flow is the mean of the
-    two orders' weights of Heun's step. Labels are those of the images. The fields are those of
+    two orders' weights of Heun's step. The networks receive the labels of the images. For the fields see
     `LikelihoodFields`.
     """
 
@@ -94,7 +94,7 @@ class Likelihood(LikelihoodFields):
                 )
 
     def cautions(self) -> list[str]:
-        """Returns warnings of images that a network of an arm was trained on."""
+        """Returns warnings about images that a network of an arm was trained on."""
         steps = {weights.fingerprint: weights for weights in self.networks}
         found = []
         for weights in steps.values():
@@ -129,13 +129,13 @@ class Likelihood(LikelihoodFields):
 
     def _works(self, slopes: int, losses: int) -> Iterator[Work]:
         for name, terms in self.arms.items():
-            asked = times_asked(terms)
+            per_point = evaluations_per_point(terms)
             guides = guides_of(f"arms.{name}", terms)
             own = slopes * (
                 GUIDED if any(isinstance(term, GradientTerm) for term in guides.values()) else EVALUATIONS
             )
-            yield Work(self.score.step, "gradient", own * asked, self.batch_size)
-            yield Work(self.score.step, "forward", losses * asked, self.batch_size)
+            yield Work(self.score.step, "gradient", own * per_point, self.batch_size)
+            yield Work(self.score.step, "forward", losses * per_point, self.batch_size)
             for term in guides.values():
                 for network, use in guide_uses(term):
                     if isinstance(term, NetworkGuidance):  # differentiated once, like the score network

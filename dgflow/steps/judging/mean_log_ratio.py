@@ -39,9 +39,9 @@ class MeanLogRatio(ResultStep):
 
     The model is the one whose fakes the discriminator was trained against. If the discriminator is exact,
     real images have KL(real | model), the model's own samples -KL(model | real), and samples of the data
-    distribution the value of real images; an arm is the better, the nearer its value is to that of real
-    images. A higher value means that the discriminator is more certain of the samples than of real images,
-    for example because the samples are only of the most likely kinds.
+    distribution the value of real images; the nearer an arm's value is to the value of real images, the
+    better is the arm. A higher value means that the discriminator is more certain of the samples than of real
+    images, for example because the samples are only of the most likely kinds.
 
     Samples are evaluated at noise level 0: train the discriminator with `noise="none"`. A discriminator of
     noisy samples is evaluated slightly below the levels that it was trained on. A tuple is an ensemble;
@@ -68,7 +68,7 @@ class MeanLogRatio(ResultStep):
         members = members_of("discriminator", self.term)
         for name, weights in members.items():
             check_guide(name, name, weights, "discriminator", shape, classes)
-            self._check_asked(name, weights)
+            self._check_clean(name, weights)
         check_ensemble(members)
         for field, part in self.scored.items():
             self._check_part(field, part)
@@ -76,7 +76,7 @@ class MeanLogRatio(ResultStep):
                 check_held_out(field, weights, part)
         return self
 
-    def _check_asked(self, field: str, weights: Weights) -> None:
+    def _check_clean(self, field: str, weights: Weights) -> None:
         network = weights.step.architecture
         if isinstance(network, Discriminator) and network.process == "edm":
             raise ValueError(
@@ -126,11 +126,11 @@ class MeanLogRatio(ResultStep):
         return own
 
     def cautions(self) -> list[str]:
-        """Returns warnings of real images that the features of a discriminator were trained on."""
+        """Returns warnings about real images that the features of a discriminator were trained on."""
         return [
             f"{self.title}: {count:,} of the {self.real.rows:,} real images are ones that the features of "
-            f"{weights.title} were trained on, so that their log-ratio may differ from that of unseen ones: "
-            "take others"
+            f"{weights.title} were trained on, so that their log-ratio may differ from that of unseen "
+            "images: take others"
             for weights in self.term.guides
             if (count := seen(weights, self.real))
         ]
@@ -160,7 +160,7 @@ class MeanLogRatio(ResultStep):
         import numpy as np
 
         pieces: dict[tuple[str, int], np.ndarray] = {}
-        spread(lambda: self._asker(inputs), list(self._items()), pieces.__setitem__)
+        spread(lambda: self._scorer(inputs), list(self._items()), pieces.__setitem__)
         found = {
             field: _summary(np.concatenate([pieces[field, start] for start in _starts(part)]))
             for field, part in self.scored.items()
@@ -194,7 +194,7 @@ class MeanLogRatio(ResultStep):
             for start in _starts(part):
                 yield field, start
 
-    def _asker(self, inputs: Bound) -> Callable[[tuple[str, int]], np.ndarray]:
+    def _scorer(self, inputs: Bound) -> Callable[[tuple[str, int]], np.ndarray]:
         """Loads the discriminators; the returned function gives the log-ratios, float64, of a piece of a
         slice, by the number of its first row."""
         import torch
@@ -212,7 +212,7 @@ class MeanLogRatio(ResultStep):
         assert isinstance(term, DiscriminatorTerm)
         conditional = self.term.guides[0].step.classes > 0
 
-        def ask(item: tuple[str, int]) -> np.ndarray:
+        def log_ratios(item: tuple[str, int]) -> np.ndarray:
             field, start = item
             part = self.scored[field]
             rows = image_rows(inputs, field, seed=0, source=part.title)
@@ -228,7 +228,7 @@ class MeanLogRatio(ResultStep):
             found = batches.map(batch, start, min(start + ROWS_AT_ONCE, part.rows))
             return torch.cat(found).double().cpu().numpy()
 
-        return ask
+        return log_ratios
 
 
 def _starts(part: Slice) -> range:

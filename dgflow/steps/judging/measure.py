@@ -19,7 +19,7 @@ class Measure(MeasureFields):
     a classifier that was trained in the recipe.
 
     Args:
-        samples: images, or only their statistics, which give FID and sFID alone.
+        samples: images, or only their statistics, from which only FID and sFID can be measured.
         features: the network; not needed if both sides are statistics.
         reference: images. If `statistics` are given too, FID and sFID are measured against those, as OpenAI
             publishes them.

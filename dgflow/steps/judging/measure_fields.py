@@ -39,7 +39,7 @@ NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 
 
 class Comparison(ResultStep, ABC):
-    """The fields that say what samples are measured against, and how; each subclass has its own
+    """The fields that define the reference, protocol and metrics of a comparison; each subclass has its own
     `features`."""
 
     quantities: ClassVar[Mapping[str, Metric]] = {

@@ -113,7 +113,7 @@ def check_held_out(field: str, weights: Weights, part: Slice) -> None:
 
 def not_trained_on(networks: Iterable[Weights], part: Slice) -> Slice:
     """Returns the slice of a toy step, moved behind the samples that networks were trained on: a toy training
-    holds out another share than the training. At least two rows."""
+    holds out a different share. At least two rows."""
     trained = [rows.stop for weights in networks for rows in trained_rows(weights, part)]
     begin = max([part.start, *trained])
     return part.step[begin : max(part.stop, begin + 2)]

@@ -23,8 +23,8 @@ NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 class Statistics(ResultStep):
-    """`mu` [D] and `sigma` [D, D] of `features`, for Inception also sFID's `mu_s` and `sigma_s`, and their
-    number `n`, as an `.npz`."""
+    """`mu` [D] and `sigma` [D, D] of `features`, for Inception also sFID's `mu_s` and `sigma_s`, and the
+    number of images `n`, as an `.npz`."""
 
     suffix: ClassVar[str] = ".npz"
 

@@ -1,5 +1,5 @@
 """The noise levels that discriminators know, the samples that they were trained on, and the networks that run
-for their logits alone."""
+if only logits are needed."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def two_or_more(part: Slice) -> Slice:
 
 
 def seen_in_training(networks: Sequence[Weights], **parts: Slice) -> list[str]:
-    """Returns a warning for each slice, by the name of its field, that has samples that a network was trained
-    on; the warning names the network that was trained on most of them."""
+    """Returns a warning for each slice that has samples on which a network was trained. The warning names the
+    slice's field and the network that was trained on most of the samples."""
     lines = []
     for field, part in parts.items():
         known, title = max((seen(weights, part), weights.step.title) for weights in networks)

@@ -18,7 +18,7 @@ from dgflow.specs.step import Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score
 from dgflow.steps.gain_choices import gain_choices
 from dgflow.steps.guided_arms import GuidedArms
-from dgflow.steps.guides import evaluations, guide_uses, guides_of, times_asked
+from dgflow.steps.guides import evaluations, evaluations_per_point, guide_uses, guides_of
 from dgflow.steps.judging.features import Features
 from dgflow.steps.mechanism.levels import seen_in_training, two_or_more
 from dgflow.steps.mechanism.regeneration_figures import regeneration_figures
@@ -51,8 +51,8 @@ class Regeneration(GuidedArms):
       The order of the arms is not part of the identity: with the arms in another order the file stays the
       same, and so does the arm that the others are compared with.
 
-    The first `shown` averages are in the file and on the page as images. Labels are those of the images. No
-    network should have been trained on the real images; a warning names those that were seen.
+    The first `shown` averages are in the file and on the page as images. The networks receive the labels of
+    the images. No network should have been trained on the real images; a warning names those that were seen.
 
     Args:
         arms: guidance by name; () is the score network alone.
@@ -134,8 +134,8 @@ class Regeneration(GuidedArms):
 
     def network_evaluations(self, rows: int) -> int:
         runs = rows * self.real.rows * self.draws
-        asked = sum(times_asked(terms) for terms in self.arms.values())
-        return runs * asked * sum(self.sampler.nfe_from(tau, self.grid) for tau in self.taus)
+        per_point = sum(evaluations_per_point(terms) for terms in self.arms.values())
+        return runs * per_point * sum(self.sampler.nfe_from(tau, self.grid) for tau in self.taus)
 
     def work(self, amount: int) -> list[Work]:
         runs, works = amount * self.real.rows * self.draws, list[Work]()
@@ -143,7 +143,7 @@ class Regeneration(GuidedArms):
         for name, terms in self.arms.items():
             guides = list(guides_of(f"arms.{name}", terms).values())
             counts = [evaluations(self.score, self.sampler, guides, (tau, self.grid)) for tau in self.taus]
-            own = runs * times_asked(terms) * sum(count for count, _ in counts)
+            own = runs * evaluations_per_point(terms) * sum(count for count, _ in counts)
             works.append(Work(self.score.step, "forward", own, **how))
             for number, term in enumerate(guides):
                 times = runs * sum(of_guides[number] for _, of_guides in counts)

@@ -194,7 +194,7 @@ class _Guide:
         return value.double(), gradient.flatten(1)
 
     def _estimate(self) -> dict[str, Any]:
-        """Estimates Gain from samples of the data alone, as a training measures it on held-out images, at the
+        """Estimates Gain only from samples of the data, as a training measures it on held-out images, at the
         comparison's weights."""
         edges = gain.level_edges(GAIN_LEVELS, self.low, self.high)
         index = torch.arange(GAIN_POINTS)

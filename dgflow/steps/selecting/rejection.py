@@ -144,7 +144,7 @@ class Rejection(SelectionSpec):
         return PASSES * sampler.nfe, PASSES * looks
 
     def tested(self, moves: int) -> range:
-        """Returns the tested positions on a path of so many moves."""
+        """Returns the tested positions on a path of `moves` moves."""
         if self.at == "end":
             return range(moves, moves + 1)
         first = self.min_backsteps + 1 if self.min_backsteps else 0

@@ -74,7 +74,7 @@ class RejectionThresholds(ResultStep):
             )
         if self.samples.rows < 2:
             raise ValueError(
-                f"samples: expected two or more, of whose log-ratios quantiles are taken, found "
+                "samples: expected two or more, for quantiles of their log-ratios, found "
                 f"{self.samples.rows}; take a larger slice"
             )
         return self

@@ -35,8 +35,8 @@ class ImportImages(ListedImages):
     read by row groups: the groups are in random order, and rows are shuffled within windows of a few groups
     (`dgflow.images.shuffle`).
 
-    Columns: `index`, `label` (-1 without classes), `image` (uint8 [image_size, image_size, channels]). The
-    other fields are those of `ListedImages`.
+    Columns: `index`, `label` (-1 without classes), `image` (uint8 [image_size, image_size, channels]). For
+    the other fields see `ListedImages`.
 
     Args:
         skip_broken: the maximum number of pictures to leave out because they cannot be decoded or prepared;

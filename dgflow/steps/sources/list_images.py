@@ -115,7 +115,10 @@ class ListImages(ResultStep):
         labels = listing.labels
         missing = "" if labels is None else missing_classes(labels, self.num_classes, self.source)
         if missing:
-            _log.warning("%s: networks are trained without them and may be asked for them", missing)
+            _log.warning(
+                "%s: networks are trained without these classes, yet can be sampled with their labels",
+                missing,
+            )
 
 
 def located(source: str, store: ObjectStore) -> str:

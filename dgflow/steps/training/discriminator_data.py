@@ -94,7 +94,7 @@ class RealAndFake:
         kind = torch.where(is_real, 0, self._fake_kind[pair])
         row = torch.where(is_real, pair, self._fake_row[pair])
         return _together(
-            kind, [rows.kept_apart(row[kind == number]) for number, rows in enumerate(self.streams)]
+            kind, [rows.held_out_rows(row[kind == number]) for number, rows in enumerate(self.streams)]
         )
 
 

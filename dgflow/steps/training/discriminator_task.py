@@ -45,22 +45,22 @@ class LogRatioTask:
         the `logit` (float32), the `loss`, and its parts `bce` and `gradient` if it has two."""
         matching = self.matching
         if matching is not None:
-            sigma_B = matching.known(sigma_B)
+            sigma_B = matching.rounded(sigma_B)
         tau_B = tau_from_sigma(sigma_B).float().to(self.device)
         normals = draws.normals(index, rows.images)
         noisy = perturb(rows.images, tau_B, normals)
         own_sigma_B = sigma_B.to(self.device)
         time_B = self.time_map(own_sigma_B).float()
 
-        def ask(noisy: Tensor) -> Tensor:
+        def logits(noisy: Tensor) -> Tensor:
             with autocast(self.device, self.precision):
                 return network(noisy, time_B, rows.labels if self.conditional else None).float()
 
         is_real = rows.is_real.to(self.device)
         if matching is None:
-            logit_B = ask(noisy)
+            logit_B = logits(noisy)
             return {"logit": logit_B, "loss": discriminator_loss(logit_B, is_real, self.kind)}
-        logit_B, gradient_B = matching.asked(ask, noisy, rows, own_sigma_B, normals)
+        logit_B, gradient_B = matching.logits_and_loss(logits, noisy, rows, own_sigma_B, normals)
         bce_B = discriminator_loss(logit_B, is_real, self.kind)
         # Only real rows (every second one) have a loss of the gradient, and the mean is over all rows.
         loss_B = bce_B + 2.0 * matching.weight * gradient_B

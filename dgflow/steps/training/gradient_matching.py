@@ -30,14 +30,14 @@ class GradientMatching:
     weight: float
     sigma_range: tuple[float, float]
 
-    def known(self, sigma_B: Tensor) -> Tensor:
+    def rounded(self, sigma_B: Tensor) -> Tensor:
         """Returns the levels of rows (float64, on the CPU), with those inside the range rounded to the score
         network's levels."""
         return torch.where(self._inside(sigma_B), self.score.rounded(sigma_B), sigma_B)
 
-    def asked(
+    def logits_and_loss(
         self,
-        ask: Callable[[Tensor], Tensor],
+        logits: Callable[[Tensor], Tensor],
         noisy: Tensor,
         rows: LabelledRows,
         sigma_B: Tensor,
@@ -46,12 +46,12 @@ class GradientMatching:
         """Returns the logits [b] of the rows, and the loss of their gradients, float64 [b]: 0 for fake ones.
 
         Args:
-            ask: noisy rows -> logits, called once.
+            logits: noisy rows -> logits, called once.
             noisy: the rows with their noise, scaled to preserve variance.
-            sigma_B: `known` levels, on the device.
+            sigma_B: `rounded` levels, on the device.
             normals: the noise of the rows.
         """
-        logit_B, gradient = logits_and_gradients(ask, noisy, sigma_B)
+        logit_B, gradient = logits_and_gradients(logits, noisy, sigma_B)
         loss_B = torch.zeros(len(logit_B), dtype=torch.float64, device=noisy.device)
         matched = torch.where(rows.is_real.to(noisy.device) & self._inside(sigma_B))[0]
         if not len(matched):

@@ -100,7 +100,7 @@ class Stream:
         self.waited += time.perf_counter() - began
         return self._finished(batch, held=False)
 
-    def kept_apart(self, items: Tensor) -> tuple[Tensor, Tensor]:
+    def held_out_rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Returns as `take` does the held-out rows, counted from 0 to `held`, with the same draws at every
         use. Reads each shard once if items come in ascending order."""
         index = items.numpy()

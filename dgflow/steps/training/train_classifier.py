@@ -30,11 +30,11 @@ class TrainClassifier(TrainStep):
 
     `shift` moves training images by up to that many pixels in each direction, `flip` mirrors half of them
     (rows of `Encode` hold both flips). With `anneal` the learning rate falls linearly to 0 over that many
-    steps. `precision` is that of the network's activations; weights, optimiser and loss are float32.
+    steps. `precision` applies to the network's activations; weights, optimiser and loss are float32.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest"}
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "lowest"}
 
     network: ADMEncoder = ADMEncoder(pool="adaptive")
     noise: Literal["none", "linear_vp"] = "none"
@@ -120,7 +120,7 @@ class TrainClassifier(TrainStep):
             return classifier_loss(logits(network, images, index, Draws.training(self.seed)), labels)
 
         def measure(network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-            images, labels = data.kept_apart(items)
+            images, labels = data.held_out_rows(items)
             values = logits(network, images, items, Draws.held_out(self.seed))
             return {"loss": classifier_loss(values, labels), "right": (values.argmax(1) == labels).float()}
 

@@ -60,7 +60,7 @@ class TrainDiscriminator(TrainStep):
     default is the range in which guidance with its default window acts in EDM's sampler. `times="importance"`
     draws them as published, tau in [1e-5, 1] importance-sampled, which is log sigma uniform on [0.001, 152]
     and spends a third of its draws below that window; the two limits then apply only to measuring.
-    `precision` is that of activations; weights, optimiser and loss are float32.
+    `precision` applies to activations; weights, optimiser and loss are float32.
 
     With `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the
     paper; otherwise the images themselves. Both receive the time that those features were trained with
@@ -69,14 +69,14 @@ class TrainDiscriminator(TrainStep):
     weights (figure 28b), and are stored with the head. Without features, `process="edm"` gives the network
     the time of EDM's own diffusion instead of the linear VP one (figure 28a); see `Discriminator`.
 
-    With `noise="none"` it is trained on clean images alone, at the time of noise level 0, on the features of
-    a classifier of clean images (`TrainClassifier(noise="none")`) or on none. It then has no noise levels, no
-    settings of them and no Gain, and cannot guide. It selects among finished samples (best of n, rejection at
-    the last step) and scores them (`MeanLogRatio`).
+    With `noise="none"` the discriminator is trained only on clean images, at the time of noise level 0, on
+    the features of a classifier of clean images (`TrainClassifier(noise="none")`) or on none. It then has no
+    noise levels, no settings for noise levels and no Gain, and cannot guide. It selects among finished
+    samples (best of n, rejection at the last step) and scores them (`MeanLogRatio`).
 
-    `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
-    on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
-    drawn, about 1 / e of all, are its held-out set; `held_out` is not used.
+    `bootstrap` makes the discriminator a member of a bagged ensemble: of n real images, and of the fakes
+    likewise, it trains on n draws with replacement, which `seed` and the number `bootstrap` determine. The
+    images that are not drawn, about 1 / e of all, are its held-out set; `held_out` is not used.
 
     `loss` is the Bregman divergence by which the log-ratio is fitted (appendix B): "bce", binary
     cross-entropy, as published; "lsif", least squares of the ratio; "ukl", the unnormalised Kullback-Leibler
@@ -92,8 +92,8 @@ class TrainDiscriminator(TrainStep):
 
     The second square does not depend on the discriminator; with it, an untrained discriminator has the loss
     0. The mean is -Gain at weight 1 per unit of log sigma, in nats. Both losses have their minimum at the
-    true log-ratio if the fakes are exact samples of the score network. Noise levels that the score network
-    was not trained for have cross-entropy alone. A step takes the gradient of a gradient, through frozen
+    true log-ratio if the fakes are exact samples of the score network. At noise levels that the score network
+    was not trained for, only the cross-entropy acts. A step takes the gradient of a gradient, through frozen
     features too: twice the operations, and an evaluation of the score network for each real row. The parts
     are recorded as `held_out_bce` and `held_out_gradient`.
 
@@ -114,9 +114,9 @@ class TrainDiscriminator(TrainStep):
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
     held_out_metrics: ClassVar[Mapping[str, Best]] = {
-        "held_out_loss": "smallest",
-        "held_out_bce": "smallest",
-        "held_out_gradient": "smallest",
+        "held_out_loss": "lowest",
+        "held_out_bce": "lowest",
+        "held_out_gradient": "lowest",
         **GAIN_METRICS,
     }
 
@@ -241,8 +241,8 @@ class TrainDiscriminator(TrainStep):
             )
 
     def cautions(self) -> list[str]:
-        """Returns warnings of features that know no noise, and of a gradient that matches another network
-        than the fakes'."""
+        """Returns warnings about features that were trained without noise, and about a gradient that matches
+        another network than that of the fakes."""
         lines = []
         below = None if self.features is None else self.features.step
         if self.noise != "none" and isinstance(below, TrainClassifier) and below.noise == "none":
@@ -483,10 +483,10 @@ class TrainDiscriminator(TrainStep):
 
         score = self._frozen("score", self.score, inputs, device)
         low, high = self.drawn_range
-        known = score.known(
+        sigma_range = score.trained_range(
             min(low, self.sigma_min), max(high, self.sigma_max), use="to match the gradient at"
         )
-        return GradientMatching(score, self.gradient_weight, known)
+        return GradientMatching(score, self.gradient_weight, sigma_range)
 
     def _frozen(self, name: str, score: Weights, inputs: Bound, device: torch.device) -> FrozenScore:
         from dgflow.steps.frozen_score import FrozenScore
@@ -508,7 +508,7 @@ class TrainDiscriminator(TrainStep):
         from dgflow.steps.gain_items import GainItems
 
         items = GainItems(
-            rows=real.kept_apart,
+            rows=real.held_out_rows,
             images=self.gain_images,
             score=self._frozen("gain_of", self.gain_of, inputs, device),
             seed=self.seed,

@@ -45,7 +45,7 @@ class TrainScore(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest", WEIGHTED: "smallest"}
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "lowest", WEIGHTED: "lowest"}
 
     averages: ClassVar[bool] = True
     levels: ClassVar[int] = 4
@@ -171,7 +171,7 @@ class TrainScore(TrainStep):
             return errors if weight is None else weight * errors
 
         def measure(network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-            batch = data.kept_apart(items // self.levels)
+            batch = data.held_out_rows(items // self.levels)
             errors, weight = losses(network, batch, items, Draws.held_out(self.seed))
             return {"loss": errors} | ({} if weight is None else {"weight": weight})
 
