@@ -7,7 +7,7 @@ its own time limit; the results of a part that is stopped are kept. The table is
 `--json` has the same figures. Without a GPU, or with `--toy`, the parts run on the CPU at toy size, which
 only checks that they run. Exits with 1 if a part failed or found a wrong number.
 
-`gpu_parts.py` describes each part.
+`gpu_checks.py` and `gpu_speed.py` describe each part.
 """
 
 from __future__ import annotations

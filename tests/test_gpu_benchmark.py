@@ -11,6 +11,7 @@ import torch
 # Behind the tests: both folders have a `metrics`.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import gpu  # pyright: ignore[reportMissingImports]
+import gpu_part  # pyright: ignore[reportMissingImports]
 import gpu_parts  # pyright: ignore[reportMissingImports]
 
 # The features of Inception and the process group of a training have tests of their own.
@@ -24,9 +25,9 @@ def test_every_part_has_a_share_of_the_time():
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_part_finds_rows_and_no_wrong_number(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_parts, "BEGAN", time.monotonic())
+    monkeypatch.setattr(gpu_part, "BEGAN", time.monotonic())
     file = tmp_path / "rows.jsonl"
-    gpu_parts.PARTS[name](gpu_parts.Part(torch.device("cpu"), True, 60.0, file))
+    gpu_parts.PARTS[name](gpu_part.Part(torch.device("cpu"), True, 60.0, file))
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows and not [row for row in rows if row.get("wrong")]
 

@@ -346,7 +346,7 @@ def test_another_file_than_the_expected_one_is_refused(tmp_path):
 
 MADE_UP = (
     "a smoke run: random weights or statistics stand in for trained or published ones; "
-    "the numbers are meaningless and only show that the pipeline runs"
+    "the numbers are meaningless"
 )
 
 

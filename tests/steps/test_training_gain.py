@@ -280,5 +280,5 @@ def test_levels_that_the_score_network_was_not_made_for_are_left_out():
     edges = items_at(0.001, 80.0).edges
     assert edges[0] == pytest.approx(0.01, rel=0.01) and edges[-1] == 80.0
     assert np.diff(np.log(edges)) == pytest.approx([math.log(80.0 / edges[0]) / 4] * 4)
-    with pytest.raises(ValueError, match="sigma_min 200 and sigma_max 400 that the score network knows"):
+    with pytest.raises(ValueError, match="sigma_min 200 and sigma_max 400 that the score network was"):
         _ = items_at(200.0, 400.0).edges

@@ -33,7 +33,7 @@ def made_up(step: MeasureFields) -> list[str]:
         return []
     return [
         "a smoke run: random weights or statistics stand in for trained or published ones; the numbers "
-        "are meaningless and only show that the pipeline runs"
+        "are meaningless"
     ]
 
 
