@@ -145,7 +145,8 @@ class ScoreNetwork(Network):
 
         Args:
             x: samples [n, C, H, W] with noise of standard deviation `sigma`: x = x0 + sigma z, with x0 in
-                [-1, 1]. sigma: noise level above 0, a number or [n].
+                [-1, 1].
+            sigma: noise level above 0, a number or [n].
             labels: classes, a number or [n]; needed by a network with classes.
         """
         import torch

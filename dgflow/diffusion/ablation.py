@@ -114,8 +114,8 @@ def ablation(
     Args:
         latents: unit normals [B, ...]; scaled by s * sigmas[0] here.
         sigmas: decreasing noise levels in the network's range, ending in 0, such as `ablation_sigmas`.
-        schedule: sigma(t) has the form of `vp_betas`, or is sqrt(t) or t. scaling: s is 1 / sqrt(1 +
-            sigma^2), or 1.
+        schedule: sigma(t) has the form of `vp_betas`, or is sqrt(t) or t.
+        scaling: s is 1 / sqrt(1 + sigma^2), or 1.
         solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun,
             1/2 the midpoint rule).
         vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule; None for the last positive level
@@ -153,7 +153,8 @@ class AblationPath(Path):
 
     Args:
         levels: decreasing noise levels, rounded for the network, ending in 0.
-        time: the time of the ODE. times: the time of every level.
+        time: the time of the ODE.
+        times: the time of every level.
         alpha: see `ablation`; None for Euler's method.
     """
 

@@ -100,9 +100,11 @@ class DiTModule(nn.Module):
     def forward(self, x_BCHW: Tensor, timesteps_B: Tensor, class_labels: Tensor | None) -> Tensor:
         """Output [B, out_channels, H, W] in the dtype of the parameters.
 
-        Args: x_BCHW: noisy latents [B, in_channels, input_size, input_size]; cast to the dtype of the
-        parameters. timesteps_B: steps 0..999 of the full schedule, [B], [1] or 0-d, integer or float.
-        class_labels: int64 [B] with `null_label` for no class, or one-hot rows.
+        Args:
+            x_BCHW: noisy latents [B, in_channels, input_size, input_size]; cast to the dtype of the
+                parameters.
+            timesteps_B: steps 0..999 of the full schedule, [B], [1] or 0-d, integer or float.
+            class_labels: int64 [B] with `null_label` for no class, or one-hot rows.
 
         Raises:
             ValueError: latents or labels have another form.

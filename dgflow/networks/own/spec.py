@@ -111,10 +111,10 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
     """A score network in EDM's convention: `network(x, sigma, class_labels)` returns the expected clean
     images.
 
-    x: float32 [B, C, H, W], clean images in [-1, 1] plus noise of standard deviation sigma. sigma: float32
-        [B]. class_labels: int64 [B]; None if `num_classes` is 0. `sigma_min` and `sigma_max` bound the noise
-        levels of its training; samplers stay within them. `latent`: samples are latents, for a decoder.
-        Sampling uses float32.
+    `x` is float32 [B, C, H, W]: clean images in [-1, 1] plus noise of standard deviation `sigma`, float32
+    [B]. `class_labels` is int64 [B], or None if `num_classes` is 0. `sigma_min` and `sigma_max` bound the
+    noise levels of the network's training; samplers stay within them. With `latent` the samples are latents,
+    for a decoder. Sampling uses float32.
     """
 
     sigma_min: float = Field(default=0.002, gt=0)
