@@ -31,7 +31,7 @@ def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
     store = open_store(url)
     if use != "plan":
         raise ValueError(nothing_at(store))
-    tell(f"nothing at this root yet: {store.url}; {roots_nearby(store)}")
+    tell(f"note: nothing at this root yet: {store.url}; {roots_nearby(store)}")
     return store
 
 
@@ -53,7 +53,7 @@ def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None
     """Replace `target` by its smoke run; `run` writes the external files into its root."""
     toy = smoke_run(target, store.url)
     print(
-        "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
+        "smoke run: toy networks with random weights on made images; the results are meaningless",
         flush=True,
         file=out or sys.stdout,
     )

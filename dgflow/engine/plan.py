@@ -93,7 +93,7 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
             changes = recorded.nearest(node.step)
             state.changes = changes or []
             lines = f"differs from the nearest one there: {_some(map(str, state.changes))}"
-            state.reason = "nothing like it is there" if changes is None else lines
+            state.reason = "no similar step in the root" if changes is None else lines
         if state.action == "rebuild" and times[node.step.fingerprint] > 1:
             # Parts of the same step for other epochs of a training are not an earlier state of these.
             state.action, state.reason = "build", "made for other numbers of epochs so far"

@@ -156,12 +156,12 @@ def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
     """Returns notes that explain the columns."""
-    notes = ["≤: upper bound, uncompressed, where no receipt of a step of that kind allows an estimate"]
+    notes = ["≤: upper bound, uncompressed, until a step of that kind was made here"]
     if costs is None:
         if total["unknown"]:
             notes.append(
-                "?: no receipt of a step of that kind to estimate from yet; the size of weights is known "
-                "with --device"
+                "?: not known until a step of that kind was made here; the size of weights is known with "
+                "--device"
             )
         return [*notes, HINT]
     notes.append(

@@ -42,7 +42,7 @@ def test_time_that_nothing_is_known_of_is_a_question_mark_and_null(source):
     found = json.loads(json.dumps(plan_json(plans, store), allow_nan=False))
     assert all(step["worker_hours"] is None for step in found["steps"])
     assert found["total"]["unknown"] == [step["name"] for step in found["steps"]]
-    assert "?: no receipt of a step of that kind to estimate from yet" in plan_table(plans, store)
+    assert "?: not known until a step of that kind was made here" in plan_table(plans, store)
 
 
 def test_a_finished_plan_has_nothing_to_do(source):
