@@ -35,8 +35,8 @@ def new_folder(folder: str) -> str:
             file.write((TEMPLATES / template).read_text(encoding="utf-8"))
     return (
         f"{folder}: {', '.join(FILES)}\n"
-        "change my_model.py and own_recipe.py to your network and data; with neither:\n"
+        "change my_model.py and own_recipe.py to your network and data; to try the files as they are:\n"
         f"  cd {shlex.quote(folder)}\n"
-        "  python -m pytest                    the networks' shapes and the plan, in seconds\n"
+        "  python -m pytest                    the networks' shapes and the plan, in seconds (needs pytest)\n"
         "  python own_recipe.py run --smoke    the whole recipe at toy size"
     )
