@@ -105,7 +105,7 @@ class Simulation:
         return [task for task in open_ if self.done.issuperset(task.reads)]
 
     def _go(self) -> None:
-        """Starts what can start, requests hosts, and releases idle ones."""
+        """Starts ready steps, requests hosts, and releases idle hosts."""
         ready = self._ready()
         shards = any(task.kind in ("gpu", "cpu") for task in ready)
         for task in ready:

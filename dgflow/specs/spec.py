@@ -51,7 +51,7 @@ below the first level. "whole": as many as in a full run, on a new grid between 
 
 
 class SmokeRun(Protocol):
-    """A smoke run: the same recipe at toy size. Steps and specs give their toys through it."""
+    """A smoke run: the same recipe at toy size. Steps and specs make their toys through this interface."""
 
     def value(self, value: Any, factor: int) -> Any:
         """The toy of a field's value; image sides are divided by `factor`."""

@@ -20,7 +20,7 @@ from dgflow.steps.frozen_score import FrozenScore
 from dgflow.steps.training.draws import Draws
 
 Rows = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Numbers of images, rising -> images float32 [b, C, H, W] and labels int64 [b], on the device."""
+"""A function of ascending image numbers: images float32 [b, C, H, W] and labels int64 [b], on the device."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class GainItems:
 
     @cached_property
     def edges(self) -> list[float]:
-        """The ends of the ranges of noise levels."""
+        """The edges of the ranges of noise levels, ascending."""
         low, high = self.score.trained_range(*self.sigma_range, use="to measure Gain at")
         return level_edges(self.levels, low, high)
 

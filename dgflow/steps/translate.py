@@ -72,8 +72,8 @@ class Translate(Sampling):
         self.sampler.check_start(self.start)
         if self.selection is not None:
             raise ValueError(
-                "selection: expected none in a translation, whose discriminator would compare samples that "
-                "begin with different images, found one; leave it out"
+                "selection: expected none in a translation, because its discriminator would compare "
+                "samples of different source images, found one; leave it out"
             )
         return self
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dgflow.store.objects import ObjectStore
 
 SOURCE = "source"
-"""The row of the source images themselves, which stand for start time 0."""
+"""Name of the row of the source images, at start time 0."""
 
 
 class System(NamedTuple):

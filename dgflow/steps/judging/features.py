@@ -129,8 +129,8 @@ class Features(SampleStep):
         return rows
 
     def judge(self, network: nn.Module, own_device: torch.device) -> Judge:
-        """Returns a function of images uint8 [H, W, C] each: the columns that `network`, loaded, gives for
-        them."""
+        """Returns a function that computes the columns of images (uint8 [H, W, C] each) with the loaded
+        `network`."""
         import torch
 
         channels = self.network.step.shape.channels
@@ -183,8 +183,8 @@ class Features(SampleStep):
 def _prepared(
     images: list[np.ndarray], front_end: FrontEndName | None, channels: int, device: torch.device
 ) -> torch.Tensor:
-    """Prepares uint8 [H, W, C] each as float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or
-    unchanged, with grey images repeated to the network's number of channels.
+    """Prepares images (uint8 [H, W, C] each) as float32 [B, C, H, W] in [-1, 1], of one size: by the front
+    end, or unchanged, with grey images repeated to the network's number of channels.
 
     Raises ValueError if their sizes differ and no front end equalises them, and for colour pictures if the
     network has one channel.

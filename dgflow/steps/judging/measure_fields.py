@@ -99,7 +99,7 @@ class MeasureFields(Comparison, ABC):
         return self
 
     def _check_sides(self) -> None:
-        """Checks that the slices are images, of one size, without a common image."""
+        """Checks that the slices are images of one size and have no image in common."""
         slices = {
             name: part
             for name, part in (("the samples", self.samples), ("the reference", self.reference))

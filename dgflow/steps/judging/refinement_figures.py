@@ -94,7 +94,7 @@ def _choices(
 
 
 def _gain(result: Mapping[str, Any], method: str, base: str) -> tuple[str, str]:
-    """Returns the base's setting at equal cost, and the change of FID from it in words."""
+    """Returns the base's setting at equal cost, and the change of FID from it as text."""
     if method == base:
         return "", ""
     gain, rival = result["gains"][method], _setting(result["rivals"][method], base)

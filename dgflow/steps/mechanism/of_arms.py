@@ -26,8 +26,8 @@ def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
     the losses by noise level, and the averages of regenerated images under the score network of the guided
     arms, alone and guided as in the arms.
 
-    From each arm the first samples are measured, as many as there are real images. The fakes are ones that
-    the first discriminator was not trained on: held out, or drawn beyond its training set.
+    The first samples of each arm are measured, as many as there are real images. The fakes are ones that the
+    first discriminator was not trained on: held out, or drawn beyond its training set.
 
     Raises ValueError for arms that are not sampled, if no discriminator guides an arm, or if the guided arms
     have several score networks.

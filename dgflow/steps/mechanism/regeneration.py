@@ -35,8 +35,8 @@ class Regeneration(GuidedArms):
     """Averages of regenerated real images, by noise level, guided and not (Kim et al. 2023, figure 7).
 
     Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
-    different noise. The average over the noise shows how a score moves the image on the way; a wrong score
-    moves it elsewhere. An average nearer to the image does not by itself prove a better score: a score whose
+    different noise. The average over the noise shows how the score moves the image; a wrong score moves it
+    elsewhere. An average nearer to the image does not by itself prove a better score: a score whose
     distribution is too wide leaves images unchanged, while the data's own score removes what the noise hides.
     Therefore no column of a table of arms shows it. The file holds for every arm and level, as means over the
     images with their standard errors:

@@ -32,8 +32,8 @@ class ListImages(ResultStep):
     """Names, locations, sizes and labels of the images at `source`, as Parquet. Listed in the driver, and
     checked before it is stored.
 
-    `num_images` and `num_classes` are what the source must hold, so that a truncated download is found before
-    any work; `num_images=None` accepts any number, `num_classes=0` ignores labels.
+    `num_images` and `num_classes` are the numbers that the source must hold, so that a truncated download is
+    found before any work; `num_images=None` accepts any number, `num_classes=0` ignores labels.
     """
 
     suffix: ClassVar[str] = ".parquet"

@@ -68,7 +68,7 @@ class Sweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """The combination in words for each result, by the path of its field."""
+        """The text of each result's combination, by the path of the result's field."""
         return {
             f"combinations.{number}.result": settings_text(each.settings)
             for number, each in enumerate(self.combinations)

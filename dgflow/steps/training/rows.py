@@ -21,7 +21,7 @@ from dgflow.store.shards import Columns
 _SPREAD = ("mean", "std")
 _USE_FLIP, _HELD_FLIP = 2, 3  # steps of noise.FLIP; a classifier's shifts are 0 and 1
 _USE_NORMAL, _HELD_NORMAL = 0, 1  # steps of noise.POSTERIOR
-_AT_ONCE = 2**22  # normals that are drawn together; each takes some hundred bytes of memory temporarily
+_AT_ONCE = 2**22  # normals that are drawn together; each temporarily takes a few hundred bytes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Form:
     """The form in which the rows of one step are stored, from its first shard."""
 
     columns: tuple[str, ...]
-    variants: int  # one of which is picked at each use
+    variants: int  # number of variants; each use picks one
     shape: tuple[int, ...]  # of the picked variant
     arrays: int  # arrays of that shape: 1, or 2 for mean and standard deviation
     dtype: np.dtype
@@ -68,7 +68,7 @@ class Form:
         ).numpy()
 
     def stored(self, piece: Columns, variant: int) -> list[np.ndarray]:
-        """Returns the arrays [rows, ...] of a variant, `arrays` of them, as views of the piece's columns."""
+        """Returns the `arrays` arrays [rows, ...] of a variant, as views of the piece's columns."""
         if self.arrays > 1:
             return [piece[f"{name}_flipped" if variant else name] for name in _SPREAD]
         if "latent" in self.columns:

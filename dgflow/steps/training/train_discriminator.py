@@ -66,8 +66,8 @@ class TrainDiscriminator(DiscriminatorFields):
     a bad batch does not overflow.
 
     `loss="bce+gradient"` adds to the cross-entropy, which fits the value of the log-ratio, a loss of its
-    gradient, which is what guides (Verine et al. 2025, arXiv 2503.16117): with D the network of `score`, the
-    one to be guided, and x = x0 + sigma z a noisy real image,
+    gradient, by which the discriminator guides (Verine et al. 2025, arXiv 2503.16117): with D the network of
+    `score`, the one to be guided, and x = x0 + sigma z a noisy real image,
 
         `gradient_weight` E[(|D + sigma^2 grad l - x0|^2 - |D - x0|^2) / sigma^2].
 
