@@ -79,7 +79,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_words(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _explain_errors(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Explain validation errors: what was expected, what was found, and the remedy."""
         try:
             return handler(value)

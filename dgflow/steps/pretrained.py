@@ -53,7 +53,7 @@ class Pretrained(NetworkStep, FileStep):
 
     @field_validator("source")
     @classmethod
-    def _a_place(cls, source: str) -> str:
+    def _absolute_source(cls, source: str) -> str:
         """Makes a path absolute, so that it names the same file from every folder and on every host.
 
         Sources that can contain a secret are kept out of records.
@@ -61,7 +61,7 @@ class Pretrained(NetworkStep, FileStep):
         return source if source in CATALOGUE else recordable(source).text
 
     @model_validator(mode="after")
-    def _classes(self) -> Pretrained:
+    def _check_classes(self) -> Pretrained:
         if self.num_classes == 0 and self.network.needs_classes:
             raise ValueError(
                 f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give the number "
@@ -70,7 +70,7 @@ class Pretrained(NetworkStep, FileStep):
         return self
 
     @model_validator(mode="after")
-    def _a_format(self) -> Pretrained:
+    def _check_format(self) -> Pretrained:
         known = (*GENERAL_FORMATS, *self.network.formats)
         if self.format not in known:
             raise ValueError(
@@ -80,7 +80,7 @@ class Pretrained(NetworkStep, FileStep):
         return self
 
     @model_validator(mode="after")
-    def _a_key(self) -> Pretrained:
+    def _check_key(self) -> Pretrained:
         if self.key is not None and self.format not in GENERAL_FORMATS:
             raise ValueError(
                 f"expected no key for the format {self.format!r}, which determines the weights itself, "
@@ -90,7 +90,7 @@ class Pretrained(NetworkStep, FileStep):
         return self
 
     @model_validator(mode="after")
-    def _a_digest(self) -> Pretrained:
+    def _check_digest(self) -> Pretrained:
         if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
             raise ValueError(f"expected sha256 as 64 hexadecimal digits in lower case, found {self.sha256!r}")
         return self

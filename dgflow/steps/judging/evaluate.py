@@ -50,7 +50,7 @@ class Evaluate(Comparison):
         super().__init__(**({} if against is None else against.fields()), **fields)
 
     @model_validator(mode="after")
-    def _fair(self) -> Evaluate:
+    def _check_arms(self) -> Evaluate:
         sizes = {part.rows for arm in self.arms.values() for part in arm}
         if not self.arms or len(sizes) != 1:
             raise ValueError(

@@ -56,7 +56,7 @@ class Features(SampleStep):
         return f"features of {self.samples.title}"
 
     @model_validator(mode="after")
-    def _a_judge(self) -> Features:
+    def _check_network(self) -> Features:
         step = self.network.step
         if not step.judges_images:
             raise ValueError(

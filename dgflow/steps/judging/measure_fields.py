@@ -69,7 +69,7 @@ class MeasureFields(Comparison, ABC):
         return f"metrics of {self.samples.title}"
 
     @model_validator(mode="after")
-    def _can_be(self) -> Self:
+    def _check_measurable(self) -> Self:
         if self.reference is None and self.statistics is None:
             raise ValueError(
                 "expected a reference: images, statistics (mu and sigma), or both; found neither"

@@ -59,7 +59,7 @@ class Rejection(SelectionSpec):
     max_checks: Annotated[int, PLACEMENT, Field(gt=0)] = 10_000
 
     @model_validator(mode="after")
-    def _goes_on(self) -> Rejection:
+    def _check_options(self) -> Rejection:
         own = {"backsteps": 1, "min_backsteps": 0, "max_backsteps": None}
         given = [name for name, value in own.items() if getattr(self, name) != value]
         if self.at == "end" and given:

@@ -64,13 +64,13 @@ class ListedImages(SampleStep):
 
     @field_validator("source")
     @classmethod
-    def _no_mistyped_url(cls, source: str) -> str:
+    def _check_address(cls, source: str) -> str:
         if not re.search(r"[@?#]", source):  # such a URL is refused when it is opened, and not repeated
             split_url(source)
         return source
 
     @model_validator(mode="after")
-    def _one_preparation(self):
+    def _check_preparation(self):
         if self.preparation != "none" and (self.average_pool, self.pad) != (1, 0):
             raise ValueError(
                 "expected average_pool and pad with preparation='none' only, found them with "

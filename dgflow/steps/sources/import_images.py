@@ -52,7 +52,7 @@ class ImportImages(ListedImages):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _known_number(self) -> ImportImages:
+    def _check_number(self) -> ImportImages:
         if self.skip_broken and self.num_images is None:
             raise ValueError(
                 f"expected num_images with skip_broken={self.skip_broken}, found none: the number of "

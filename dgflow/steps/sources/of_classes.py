@@ -29,7 +29,7 @@ class OfClasses(SampleStep):
     count: int = Field(gt=0)
 
     @model_validator(mode="after")
-    def _known(self) -> OfClasses:
+    def _check_classes(self) -> OfClasses:
         known = self.images.image_shape.num_classes
         wrong = [number for number in self.classes if not 0 <= number < known]
         if not known or not self.images.step.labelled:

@@ -59,13 +59,13 @@ class TrainScore(TrainStep):
     weighting: Annotated[RatioWeighting | None, LATER] = None
 
     @model_validator(mode="after")
-    def _enough(self) -> TrainScore:
+    def _fits(self) -> TrainScore:
         self.split("real")
         if self.start is not None:
             self._check_start(self.start)
         if self.weighting is not None:
             self._check_discriminator(self.weighting.discriminator)
-        if self._classes_told:
+        if self._received_classes:
             user = "the network" if self.conditional else "the discriminator of weighting"
             self.real.check_labelled("real", user, "take one with conditional=False")
         return self
@@ -103,7 +103,7 @@ class TrainScore(TrainStep):
         return self.shape.num_classes if self.conditional else 0
 
     @property
-    def _classes_told(self) -> int:
+    def _received_classes(self) -> int:
         """The number of classes whose labels the network or the discriminator receives, 0 for none."""
         guide = 0 if self.weighting is None else self.weighting.discriminator.step.classes
         return self.shape.num_classes if self.conditional or guide else 0
@@ -146,7 +146,7 @@ class TrainScore(TrainStep):
         from dgflow.steps.training.stream import Stream
 
         own_device = device()
-        data = Stream(self, inputs, "real", num_classes=self._classes_told, device=own_device)
+        data = Stream(self, inputs, "real", num_classes=self._received_classes, device=own_device)
         network = self._begun(inputs, own_device)
         weights = None
         if self.weighting is not None:
