@@ -83,7 +83,7 @@ class Simulation:
 
     def run(self) -> tuple[float, float]:
         """Returns the seconds until the last step is done, and the GPU hours held."""
-        self._go()
+        self._advance()
         end = 0.0
         while self._events:
             self.now, _, what = heapq.heappop(self._events)
@@ -92,37 +92,37 @@ class Simulation:
             if not end and len(self.done) == len(self.tasks):
                 end = self.now
                 for host in self.hosts if self.cluster.fixed else []:
-                    self._off(host)
+                    self._release(host)
         return end, self.held / 3600
 
-    def _at(self, seconds: float, what: Callable[[], None]) -> None:
+    def _schedule(self, seconds: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._order), what))
 
-    def _ready(self) -> list[Task]:
+    def _ready_tasks(self) -> list[Task]:
         open_ = [task for task in self.tasks if task.key not in self.done]
         if not self.cluster.together:
             return open_[:1]
         return [task for task in open_ if self.done.issuperset(task.reads)]
 
-    def _go(self) -> None:
+    def _advance(self) -> None:
         """Starts ready steps, requests hosts, and releases idle hosts."""
-        ready = self._ready()
+        ready = self._ready_tasks()
         shards = any(task.kind in ("gpu", "cpu") for task in ready)
         for task in ready:
             state = self.states[task.key]
             if task.kind == "driver" and not state.begun:
                 state.begun = True
-                self._at(task.seconds, lambda key=task.key: self._end(key))
+                self._schedule(task.seconds, lambda key=task.key: self._end(key))
             elif task.kind == "training" and not state.begun and not shards:
                 self._train(task)
             elif task.kind == "cpu":
                 while state.waiting and self.cpus_busy < self.cluster.cpus:
                     state.waiting, state.at_work = state.waiting - 1, state.at_work + 1
                     self.cpus_busy += 1
-                    self._at(task.seconds, lambda task=task: self._cpu_ended(task))
-        self._hand_out([task for task in ready if task.kind == "gpu" and self.states[task.key].waiting])
-        self._ask(ready)
-        self._give_back()
+                    self._schedule(task.seconds, lambda task=task: self._cpu_ended(task))
+        self._assign_shards([task for task in ready if task.kind == "gpu" and self.states[task.key].waiting])
+        self._request_hosts(ready)
+        self._release_idle()
 
     def _train(self, task: Task) -> None:
         """Runs a training on the GPUs of one host, which are idle, since no shards are in progress."""
@@ -136,18 +136,18 @@ class Simulation:
             host.busy, host.worker_idle = [False] * GPUS_PER_HOST, [self.now] * GPUS_PER_HOST
             self._end(task.key)
 
-        self._at(task.loading + task.seconds, ended)
+        self._schedule(task.loading + task.seconds, ended)
 
-    def _hand_out(self, tasks: list[Task]) -> None:
+    def _assign_shards(self, tasks: list[Task]) -> None:
         for host in self.hosts if tasks else []:
             for slot in range(GPUS_PER_HOST) if host.state == "on" else ():
                 task = next((task for task in tasks if self.states[task.key].waiting), None)
                 if task is None:
                     return
                 if not host.busy[slot]:
-                    self._give(host, slot, task)
+                    self._assign(host, slot, task)
 
-    def _give(self, host: _Host, slot: int, task: Task) -> None:
+    def _assign(self, host: _Host, slot: int, task: Task) -> None:
         state = self.states[task.key]
         state.waiting, state.at_work = state.waiting - 1, state.at_work + 1
         loading = 0.0 if host.step[slot] == task.key else task.loading
@@ -160,7 +160,7 @@ class Simulation:
             state.at_work -= 1
             self._shard_ended(task)
 
-        self._at(loading + task.seconds * self._chance.uniform(1 - JITTER, 1 + JITTER), ended)
+        self._schedule(loading + task.seconds * self._chance.uniform(1 - JITTER, 1 + JITTER), ended)
 
     def _cpu_ended(self, task: Task) -> None:
         self.cpus_busy -= 1
@@ -170,14 +170,14 @@ class Simulation:
     def _shard_ended(self, task: Task) -> None:
         state = self.states[task.key]
         if not state.waiting and not state.at_work:
-            self._at(task.sealing, lambda: self._end(task.key))
-        self._go()
+            self._schedule(task.sealing, lambda: self._end(task.key))
+        self._advance()
 
     def _end(self, key: str) -> None:
         self.done.add(key)
-        self._go()
+        self._advance()
 
-    def _ask(self, ready: list[Task]) -> None:
+    def _request_hosts(self, ready: list[Task]) -> None:
         states = [self.states[task.key] for task in ready if task.kind == "gpu"]
         wanted = sum(state.waiting + state.at_work for state in states)
         wanted = max(wanted, GPUS_PER_HOST * any(task.kind == "training" for task in ready))
@@ -188,24 +188,24 @@ class Simulation:
         for host in [host for host in self.hosts if host.state == "off"][: max(0, hosts - asked)]:
             host.state, host.since = "boot", self.now
             boot = self.cluster.boot * self._chance.uniform(1 - BOOT_SPREAD, 1 + BOOT_SPREAD)
-            self._at(boot, lambda host=host: self._on(host))
+            self._schedule(boot, lambda host=host: self._start_host(host))
 
-    def _on(self, host: _Host) -> None:
+    def _start_host(self, host: _Host) -> None:
         host.state, host.worker_idle, host.loaded = "on", [self.now] * GPUS_PER_HOST, {}
         host.step = [""] * GPUS_PER_HOST
-        self._at(WORKER_IDLE + self.cluster.idle, self._give_back)
-        self._go()
+        self._schedule(WORKER_IDLE + self.cluster.idle, self._release_idle)
+        self._advance()
 
-    def _give_back(self) -> None:
+    def _release_idle(self) -> None:
         for host in [] if self.cluster.fixed else self.hosts:
             if host.state == "on" and not any(host.busy):
                 due = max(host.worker_idle) + WORKER_IDLE + self.cluster.idle
                 if self.now >= due - 1e-6:
-                    self._off(host)
+                    self._release(host)
                 elif max(host.worker_idle) == self.now:
-                    self._at(due - self.now, self._give_back)
+                    self._schedule(due - self.now, self._release_idle)
 
-    def _off(self, host: _Host) -> None:
+    def _release(self, host: _Host) -> None:
         if host.state != "off":
             self.held += GPUS_PER_HOST * (self.now - host.since)
             host.state, host.loaded = "off", {}
