@@ -1,6 +1,9 @@
 """Write a folder for a user's own recipe: the files of docs/own-model.md, .gitignore and .rayignore."""
 
+import importlib.util
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -33,10 +36,19 @@ def new_folder(folder: str) -> str:
     for name, template in FILES.items():
         with open(path / name, "x", encoding="utf-8") as file:
             file.write((TEMPLATES / template).read_text(encoding="utf-8"))
+    python = _python()
+    needs = "" if importlib.util.find_spec("pytest") else f"  {python} -m pip install pytest\n"
     return (
         f"{folder}: {', '.join(FILES)}\n"
         "change my_model.py and own_recipe.py to your network and data; to try the files as they are:\n"
-        f"  cd {shlex.quote(folder)}\n"
-        "  python -m pytest                    the networks' shapes and the plan, in seconds (needs pytest)\n"
-        "  python own_recipe.py run --smoke    the whole recipe at toy size"
+        f"  cd {shlex.quote(folder)}\n{needs}"
+        f"  {python} -m pytest                    the networks' shapes and the plan, in seconds\n"
+        f"  {python} own_recipe.py run --smoke    the whole recipe at toy size"
     )
+
+
+def _python() -> str:
+    """Return the command for this interpreter: `python` if that is the one, otherwise its path."""
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent == Path(sys.executable).parent
+    return "python" if same else shlex.quote(sys.executable)

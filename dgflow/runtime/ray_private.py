@@ -32,6 +32,8 @@ def start_on_loopback() -> None:
     Otherwise Ray replaces 127.0.0.1 by this host's own address and listens on all. Its environment variable
     for that would be inherited by this process's children. The autoscaler's monitor and the log monitor are
     left out: a single machine does not need them, and each takes a second of CPU to start.
+
+    Raises ValueError if Ray's processes do not answer in the time that Ray gives them.
     """
     import ray
 
@@ -40,14 +42,23 @@ def start_on_loopback() -> None:
 
         _ = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    with _without_monitors():
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    try:
+        with _without_monitors():
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:  # Ray raises a plain Exception
+        if "timed out during startup" not in str(error):
+            raise
+        raise ValueError(
+            "expected Ray to start on this machine, found no answer from its processes within 30 s; run the "
+            "same command again when the machine is less busy, and if that fails, see the logs in "
+            "/tmp/ray/session_latest/logs"
+        ) from error
 
 
 @contextmanager

@@ -1,20 +1,21 @@
 """Find the one part of a trainer's checkpoint that fits a network, under the network's parameter names.
 
 Module wrappers leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers store state dicts beside
-other values (`state_dict`, `ema`, optimizers). A part fits if it has exactly the network's names and shapes.
-If exactly one part fits, it is used; nothing is guessed.
+other values (`state_dict`, `ema`, optimizers). A module that only wraps the saved network (`self.net`) adds a
+name. A part fits if it has exactly the network's names and shapes, apart from those prefixes. If exactly one
+part fits, it is used; nothing is guessed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgflow.weights.weight_file import check_state_dict, short
+from dgflow.weights.weight_file import check_state_dict, short, some
 
 _INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Name components that torch's wrappers insert."""
@@ -24,14 +25,13 @@ _TRIED = 16  # number of the network's names tried to find a prefix
 
 @dataclass(frozen=True)
 class Part:
-    """A state dict in a file: the keys that lead to it, and what its names have in addition to the
-    network's.
-    """
+    """A state dict in a file: the keys that lead to it, and how its names differ from the network's."""
 
     path: tuple[str, ...]
-    prefix: str
+    prefix: str  # what all its names have in addition
     inner: tuple[str, ...]
     tensors: Mapping[str, Any]  # tensors by the network's names
+    wrapper: str = ""  # what all the network's names have in addition
 
     @property
     def key(self) -> str:
@@ -44,7 +44,8 @@ class Part:
         stripped = [repr(part) for part in (self.prefix, *self.inner) if part]
         taken = f"took {'.'.join(self.path)!r}" if self.path else ""
         removed = f"removed {' and '.join(stripped)} from its names" if stripped else ""
-        return " and ".join(filter(None, (taken, removed)))
+        added = f"added {self.wrapper!r} to its names" if self.wrapper else ""
+        return " and ".join(filter(None, (taken, removed, added)))
 
 
 def fitting(
@@ -60,10 +61,10 @@ def fitting(
         key: key of the part, if several fit.
 
     Raises:
-        ValueError: several parts fit, no part has the key, or there are no tensors.
+        ValueError: several parts fit, no part has the key, or no part has names of the network.
     """
     expected = network.state_dict()
-    parts = list(_parts(found, expected)) if expected else []
+    parts = _candidates(found, expected) if expected else []
     fit = [part for part in parts if _fits(part.tensors, expected)]
     if key is not None:
         chosen = [part for part in fit if part.key == key or part.key.startswith(f"{key}.")]
@@ -83,9 +84,41 @@ def fitting(
     if fit:
         return check_state_dict(dict(fit[0].tensors), source), fit[0].note
     near = max(parts, key=lambda part: len(part.tensors.keys() & expected.keys()), default=None)
+    if near is None and (dicts := _dicts(found)):
+        raise ValueError(
+            f"{source}: expected tensors with this network's names ({some(list(expected))}), found "
+            f"{'; '.join(f'{some(list(names))} in {key}' for key, names in dicts.items())}: change the "
+            "module's names or the file's"
+        )
     if near is None or not near.note:
         return check_state_dict(found, source), ""
     return check_state_dict(dict(near.tensors), source), near.note
+
+
+def _candidates(found: Any, expected: Mapping[str, Tensor]) -> list[Part]:
+    """Return the state dicts in the file with names of the network, or of the only module in it."""
+    parts = list(_parts(found, expected))
+    wrapper = next(iter(expected)).partition(".")[0] + "."
+    if any(_fits(part.tensors, expected) for part in parts) or not all(
+        name.startswith(wrapper) for name in expected
+    ):
+        return parts
+    bare = {name.removeprefix(wrapper): tensor for name, tensor in expected.items()}
+    for part in _parts(found, bare):
+        tensors = {f"{wrapper}{name}": tensor for name, tensor in part.tensors.items()}
+        parts.append(replace(part, wrapper=wrapper, tensors=tensors))
+    return parts
+
+
+def _dicts(found: Any) -> dict[str, list[str]]:
+    """Return the names in each state dict of a trainer's checkpoint, by its key."""
+    items = dict.items(found) if isinstance(found, dict) else ()
+    dicts = {
+        key: [name for name, each in dict.items(value) if isinstance(name, str) and _has(each)]
+        for key, value in items
+        if isinstance(key, str) and isinstance(value, dict)
+    }
+    return {short(key): names for key, names in dicts.items() if names}
 
 
 def _parts(found: Any, expected: Mapping[str, Tensor], path: tuple[str, ...] = ()) -> Iterator[Part]:

@@ -14,6 +14,7 @@ import pytest
 import ray
 from packaging.requirements import Requirement
 from ray import cloudpickle
+from ray._private import ray_constants
 from ray.train import PreemptionInfo
 from ray.train.v2._internal import constants, exceptions
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
@@ -157,3 +158,13 @@ def test_a_cluster_that_runs_here_is_found_and_answers_before_it_is_joined(local
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     check_address(ray.get_runtime_context().gcs_address)
     assert (ray_private.running_cluster() or "").rpartition(":")[2].isdigit()
+
+
+def test_a_ray_that_does_not_answer_in_time_is_an_error_with_a_remedy(monkeypatch):
+    def slow(**options):
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # restored after the test
+    with pytest.raises(ValueError, match="found no answer from its processes within 30 s; run the same"):
+        ray_private.start_on_loopback()

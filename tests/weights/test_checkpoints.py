@@ -134,3 +134,19 @@ def test_a_deeper_network_under_a_prefix_does_not_fit_and_its_names_are_compared
     found, _ = fitting(wide, net(), "run.ckpt")
     with pytest.raises(ValueError, match=r"misshaped \(first\.weight expected \[4, 3\]"):
         check_fits(net(), found, source="run.ckpt")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_module_that_only_wraps_the_saved_network_adds_its_name(prefix):
+    wrapping = nn.Sequential(collections.OrderedDict(net=net()))
+    found, note = fitting({"ema": under(prefix), "epoch": 3}, wrapping, "run.ckpt")
+    assert equal(found, under("net.")) and "added 'net.' to its names" in note
+    with pytest.raises(ValueError, match="expected one state dict that fits"):
+        fitting({"model": WEIGHTS, "ema": OTHERS}, wrapping, "run.ckpt")
+    found, _ = fitting({"model": WEIGHTS, "ema": OTHERS}, wrapping, "run.ckpt", "ema")
+    assert equal(found, under("net.", OTHERS))
+
+
+def test_names_that_the_network_does_not_have_are_listed_by_their_key():
+    with pytest.raises(ValueError, match=r"names \('?first\.weight.* found 'other' in 'ema': change"):
+        fitting({"ema": {"other": torch.ones(2)}, "model": {}, "epoch": 3}, net(), "run.ckpt")
