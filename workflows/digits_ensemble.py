@@ -7,7 +7,7 @@ The images, judge, score network and fakes are those of `digits.py`; in its root
 Members differ in their seed (initial weights, noise, order of the images). Bagged members are also trained on
 their own resample of the images, and their held-out set is the images outside it. Members of both kinds guide
 one by one and as ensembles, by the mean of log-ratios (`logits`) and by the mean of probabilities. The first
-member is the discriminator of `digits.py`. Nothing was tuned on SEEDS.
+member is the discriminator of `digits.py`. Nothing was tuned on the sampling seeds.
 """
 
 from functools import partial

@@ -9,7 +9,7 @@ many operations as the discriminator of digits.py with its fakes. The table show
   in turn           half on the score network, half on a discriminator of its new samples
   weighted          half on a discriminator, half on the score network, its loss weighted by the ratio
 
-Every training contributes its epoch with the best held-out loss. Nothing was tuned on SEEDS.
+Every training contributes its epoch with the best held-out loss. Nothing was tuned on the sampling seeds.
 """
 
 from typing import Annotated, Any

@@ -7,7 +7,8 @@ The images and the judge are those of `digits.py`; in its root they are reused.
 Noise is added to a source image up to a start time, and a score network of the target domain removes it again
 (SDEdit). For every start time a discriminator learns to distinguish target images from source images and
 their translations (Kim et al. 2023, section 5.3), and guides the translation. The page plots FID to the
-target over the distance to the source. Both networks are unconditional. Nothing was tuned on SEEDS.
+target over the distance to the source. Both networks are unconditional. Nothing was tuned on the
+sampling seeds.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ reached; not measured here:
   DiT-XL/2, scale 1.5   FID 2.27  sFID 4.60  IS 278.24  precision 0.83  recall 0.57
   DiT-XL/2-G++          FID 1.83  sFID 5.16  IS 281.53  precision 0.78  recall 0.64
 
-The guidance scale is 1.25 above timestep 200 and 3.0 from there on. The discriminator acts with weight 1
+The guidance scale is 1.25 above timestep 200, then 3.0. The discriminator acts with weight 1
 above timestep 100; its fakes have scale 1.5 (seed 1).
 
 Weights: DiT (CC BY-NC 4.0), Stable Diffusion's VAE (MIT), Discriminator Guidance's classifier of latents

@@ -5,7 +5,7 @@ is wrong and known exactly: "confused" about the places and weights of the modes
 perceptron of 4 layers of 256 learns the log-ratio from points alone, by the same steps as for images; another
 arm is guided by the exact log-ratio. All results are compared with exact values: KL to the data, the
 log-ratio and its gradient by noise level, Gain, and KL and Gain over the guidance weight. Nothing was tuned
-on SEEDS.
+on the sampling seeds.
 """
 
 from functools import partial
