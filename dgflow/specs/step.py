@@ -168,7 +168,7 @@ class Step(Spec):
         return {}
 
     def cautions(self) -> list[str]:
-        """Warnings that follow from the recipe alone, for `plan`, `run` and the report."""
+        """Warnings that follow from the recipe, before anything runs, for `plan`, `run` and the report."""
         return []
 
     def toy(self, smoke: SmokeRun) -> Step:
@@ -221,7 +221,7 @@ class Step(Spec):
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
         """Raise ValueError if the data that the step read outside the root has changed since; `read` returns
-        its file.
+        the step's stored file.
         """
 
 

@@ -22,7 +22,7 @@ from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
 from dgflow.steps.judging.statistics import NAMES
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 
-# Samples per feature below which the first order is a rough estimate of a Fréchet distance's spread
+# Samples per feature below which the first-order estimate of a Fréchet distance's spread is rough
 # (`frechet_error`)
 _FEW = 10
 

@@ -3,9 +3,9 @@
 A pass over the rows takes the shards in a random order, and the rows within each in a random order. The rows
 of a shard are random from the start (importing permutes, sampling is independent), so this mixes about as
 well as a permutation of all rows. The pass is divided into `lanes` ranges of nearly equal length. A batch
-takes equally many rows from each lane, and each lane repeats its own range, pass after pass. So every row is
-used exactly once per pass, a batch mixes rows of as many shards as there are lanes, and one or two shards per
-lane are in memory. Workers have their own slots, and so read only the shards of their own lanes.
+takes equally many rows from each lane, and each lane repeats its own range, pass after pass. Therefore every
+row is used exactly once per pass, a batch mixes rows from as many shards as there are lanes, and one or two
+shards per lane are in memory. Workers have their own slots, and so read only the shards of their own lanes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_LANES = 16
-"""Fixed, like the meaning of a seed: with another number the same (seed, step) would take other rows."""
+"""Must not change: with another number the same (seed, step) would select other rows."""
 
 
 class Rows(NamedTuple):
