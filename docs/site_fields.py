@@ -27,8 +27,10 @@ class SpecFields(griffe.Extension):
         own = {field.name: field for base in reversed(spec.__mro__) for field in declared(base)}
         rows = [own[name] for name in spec.model_fields if name in own]
         if rows:
-            table = ["", "", "| field | type | default | |", "|---|---|---|---|", *map(row, rows)]
-            cls.docstring.value += "\n".join(table)
+            titles = ["field", "type", "default", "meaning"][: 4 if any(each.comment for each in rows) else 3]
+            head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+            body = [f"| {' | '.join(cells(each)[: len(titles)])} |" for each in rows]
+            cls.docstring.value += "\n".join(["", "", *head, *body])
 
 
 def declared(spec: type) -> Iterator[Field]:
@@ -61,7 +63,6 @@ def default(value: ast.expr | None) -> str:
     return "" if value is None or value == ... else ast.unparse(value)
 
 
-def row(field: Field) -> str:
+def cells(field: Field) -> tuple[str, ...]:
     shown = f"`{field.default}`" if field.default else ""
-    cells = (f"`{field.name}`", f"`{field.kind}`", shown, field.comment.replace("|", "&#124;"))
-    return f"| {' | '.join(cells)} |"
+    return f"`{field.name}`", f"`{field.kind}`", shown, field.comment.replace("|", "&#124;")
