@@ -38,9 +38,10 @@ def _arms(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Table
         for name, arm in content["arms"].items()
     ]
     note = (
-        "KL(data || samples) is exact for the flow of the guided score; the energy distance is of the drawn "
-        "samples to the data's density, mean ± sample standard deviation over the sampling seeds; Gain is "
-        "the exact fall of theorem 2's bound; KL and energy distance: lower is better, Gain: higher"
+        "KL(data || samples) is exact, for the probability-flow ODE of the guided score; the energy distance "
+        "is that of the drawn samples to the data's density, mean ± sample standard deviation over the "
+        "sampling seeds; Gain is the exact decrease of a bound on KL (theorem 2 of the paper); KL and energy "
+        "distance: lower is better, Gain: higher"
     )
     heading = ["", *(metric.heading for metric in quantities.values()), "samples", "seeds"]
     return Table("Samples against the data", heading, rows, note=note)
@@ -71,9 +72,10 @@ def _discriminators(content: Mapping[str, Any]) -> Table:
         )
     points = next(iter(content["guides"].values()))["estimate"]["points"]
     note = (
-        "error of the correction: the integral of sigma^2 E|c - grad l|^2 over log sigma, as a share of that "
-        f"of |c|^2; Gain at weight 1, exact by quadrature, and estimated from {points:,} points as a "
-        "training does (± standard error)"
+        "error of the correction: 0 is exact, 1 as bad as none; the integral of sigma^2 E|c - grad l|^2 over "
+        "log sigma, with the exact correction c and the discriminator's log-ratio l, as a share of that of "
+        f"|c|^2; Gain at weight 1, exact by quadrature, and estimated from {points:,} points as a training "
+        "does (± standard error)"
     )
     heading = ["", "error of the correction", "Gain", "Gain, estimated", "weight of most Gain", "of least KL"]
     return Table("Log-ratios against the truth", heading, rows, note=note)
