@@ -3,6 +3,7 @@
 from dgflow.cli.guard import print_json
 from dgflow.cli.root import existing_root
 from dgflow.engine.removal import at_work, doomed, remove
+from dgflow.report.pages import drop_pages
 from dgflow.store.address import is_root, names_range, split_address, step_name, step_names
 from dgflow.store.open import open_store
 
@@ -36,6 +37,7 @@ def remove_step(address: str, *, yes: bool, json: bool) -> int:
         )
     if yes:
         remove(store, steps)
+        drop_pages(store, {each.step for each in steps})
     print(f"{'removed' if yes else 'would remove'} from {store.url}, in this order:")
     for each in steps:
         more = f" and {len(each.reads) - _SHOWN} more" if len(each.reads) > _SHOWN else ""

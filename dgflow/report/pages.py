@@ -1,10 +1,14 @@
-"""Writes the page of a target into its root, and the index if the root holds several variants."""
+"""Writes the page of a target into its root, and the index if the root holds several variants; removes the
+pages of removed variants."""
 
 from __future__ import annotations
 
-from dgflow.report.page_file import INDEX, PAGE, page_of, put_page
+from collections.abc import Collection
+
+from dgflow.report.page_file import INDEX, PAGE, drop_index, drop_page, page_of, put_page
 from dgflow.report.root_index import render_index
 from dgflow.store.objects import ObjectStore
+from dgflow.store.runs import records
 
 
 def write_pages(store: ObjectStore, target: str, text: bytes) -> str | None:
@@ -17,6 +21,21 @@ def write_pages(store: ObjectStore, target: str, text: bytes) -> str | None:
     if (index := render_index(store)) is not None:
         store.put(INDEX, index.encode())
     return other
+
+
+def drop_pages(store: ObjectStore, removed: Collection[str]) -> None:
+    """Removes the pages of the variants that needed one of the `removed` steps, and writes the index again.
+
+    Raises StoreError if the store fails.
+    """
+    targets = {each.target: {step.name for step in each.steps} for each in records(store)}
+    gone = [target for target, steps in targets.items() if not steps.isdisjoint(removed)]
+    for target in gone:
+        drop_page(store, target, [each for each in targets if each not in gone])
+    if (index := render_index(store)) is not None:
+        store.put(INDEX, index.encode())
+    else:
+        drop_index(store)
 
 
 def page_lines(store: ObjectStore, other: str | None, page: str | None = None) -> list[str]:

@@ -22,12 +22,17 @@ from dgflow.store.receipts import CorruptObject
 
 
 def render_index(store: ObjectStore) -> str | None:
-    """Returns the index page, latest variant first; None for a root with fewer than two variants."""
+    """Returns the index page, latest variant first; None for a root with fewer than two variants. A variant
+    whose result was removed is left out."""
     now = store.now()
-    found = variants(store, now)[::-1]
+    names = store.names()
+    found = [
+        each
+        for each in reversed(variants(store, now))
+        if each.outcome != "done" or each.record.target in names
+    ]
     if len(found) < 2:
         return None
-    names = store.names()
     steps = seen_steps(found, store, names)
     root = RecordedRoot(store)
     labels = _labels([each.record.asked for each in found])
