@@ -86,5 +86,6 @@ def guarded(call: Callable[[], Any]) -> int:
 
 
 def _failed(message: str, status: int = 1) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    for line in f"error: {message}".splitlines():
+        tell(line)
     return status

@@ -14,6 +14,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        metavar="N",
         help="Maximum number of processes for samples and features. By default one per GPU for networks, or "
         "else one per CPU; on a cluster, as many as its autoscaler may provide.",
         show_default=False,
@@ -23,6 +24,7 @@ NumGpus = Annotated[
     float | None,
     typer.Option(
         min=0,
+        metavar="NUMBER",
         help="GPUs per process that runs networks; a fraction shares a GPU, 0 computes on the CPU. By "
         "default 1 if there are GPUs.",
         show_default=False,
@@ -43,6 +45,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Remove. By default, only show 
 Root = Annotated[
     str | None,
     typer.Option(
+        metavar="ROOT",
         help="Root for all results: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, or else "
         "runs/NAME.",
         show_default=False,
@@ -60,6 +63,7 @@ TrainWorkers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        metavar="N",
         help="Maximum number of processes that train together. By default one per GPU, or else per CPU.",
         show_default=False,
     ),
@@ -68,6 +72,7 @@ CheckpointMinutes = Annotated[
     float,
     typer.Option(
         min=0,
+        metavar="MINUTES",
         help="Minutes between checkpoints within an epoch of a training; 0 keeps those at the ends of epochs "
         "alone.",
     ),

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -157,7 +158,18 @@ def recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     names = [f"--{name.replace('_', '-')}" for name in (parameter.name, *former)] if former else []
     option = typer.Option(*names, help=" ".join(words), rich_help_panel="Recipe (changes what is made)")
     own = parameter_of(parameter)
-    if len([each for each in own.kinds if each is not NoneType]) > 1:  # unions such as a number or a word
-        option.parser, option.metavar = lambda word: value_of(own, str(word)), own.form
+    kinds = [each for each in own.kinds if each is not NoneType]
+    if len(kinds) > 1 or kinds[0] in (int, float) or get_origin(kinds[0]) is Literal:
+        option.parser, option.metavar = partial(_option_value, own), own.form
         kind = Any
+    elif own.is_list:
+        option.metavar = own.form
     return parameter.replace(annotation=Annotated[kind, option])
+
+
+def _option_value(parameter: Parameter, word: Any) -> Any:
+    """Parse a value of an option, whose errors name the option already."""
+    try:
+        return value_of(parameter, str(word))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message.removeprefix(f"{parameter.option}: ")) from None

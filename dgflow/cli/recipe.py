@@ -112,10 +112,10 @@ def _run(
     num_gpus: NumGpus = None,
     checkpoint_minutes: CheckpointMinutes = Placement.checkpoint_minutes,
 ) -> int:
-    """Do the missing work, print the table and write report.html, which is also updated about every half
-    minute during the run.
+    """Do the missing work, print the table and write report.html.
 
-    After an interruption, the same command continues from there.
+    The page is also updated about every half minute during the run. After an interruption, the same command
+    continues from there.
     """
     warn(target)
     progress = Progress(asked)
@@ -142,7 +142,9 @@ def _plan(
     json: AsJson = False,
     device: Annotated[
         str | None,
-        typer.Option(help="Estimate hours on this device, such as h100 or l4.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="Estimate hours on this device, such as h100 or l4.", show_default=False
+        ),
     ] = None,
     pilot: Annotated[
         bool,
@@ -152,17 +154,23 @@ def _plan(
     ] = False,
     price: Annotated[
         float | None,
-        typer.Option(min=0, help="Price per device-hour, used for cost estimates.", show_default=False),
+        typer.Option(
+            min=0, metavar="PRICE", help="Price per device-hour, used for cost estimates.", show_default=False
+        ),
     ] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(help="Assumed share of the device's peak rate. By default 0.35.", show_default=False),
+        typer.Option(
+            metavar="SHARE",
+            help="Assumed share of the device's peak rate. By default 0.35.",
+            show_default=False,
+        ),
     ] = None,
 ) -> int:
-    """Show for every step what exists, what would be done and why, and the cost. Starts nothing, and needs
-    neither data nor weights.
+    """Show for every step what exists, what would be done and why. Starts nothing, and needs neither data nor
+    weights.
 
-    --device or --pilot adds parameters and hours, and with --price the money.
+    --device or --pilot adds parameters and hours, and with --price the cost.
     """
     if device is not None and pilot:
         raise typer.BadParameter(
@@ -200,7 +208,12 @@ def _status(
     json: AsJson = False,
     price: Annotated[
         float | None,
-        typer.Option(min=0, help="Price per worker-hour, used for the cost so far.", show_default=False),
+        typer.Option(
+            min=0,
+            metavar="PRICE",
+            help="Price per worker-hour, used for the cost so far.",
+            show_default=False,
+        ),
     ] = None,
     preview: AsPreview = False,
 ) -> int:
@@ -261,7 +274,7 @@ def _verify(
 
 
 def _gc(target: Target, store: ObjectStore, asked: Asked, json: AsJson = False, yes: Yes = False) -> int:
-    """Remove unreferenced objects in the whole root; same as `dgflow gc ROOT`."""
+    """Remove unreferenced objects of the root, as `dgflow gc ROOT`."""
     return collect_garbage(store, yes=yes, json=json)
 
 

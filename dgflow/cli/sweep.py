@@ -65,11 +65,11 @@ Csv = Annotated[
 ]
 Many = Annotated[bool, typer.Option("--yes", help="Run more than 1,000 combinations.")]
 
-DOC = """Run the recipe with several values of its parameters, and show one table with a row per combination.
+DOC = """Run the recipe with several values of its parameters.
 
-A parameter takes one value, or several: --guidance-weight 0.5,1,2 --epochs 4,8 are six combinations (with
---zip lists of one length are paired). What combinations share is made once. The best of each metric is
-marked, with all that are within its error.
+The table has a row per combination. A parameter takes one value, or several: --guidance-weight 0.5,1,2
+--epochs 4,8 are six combinations (with --zip lists of one length are paired). What combinations share is made
+once. The best of each metric is marked, with all that are within its error.
 
 A list, such as --seeds 101,102,103, is one value; several lists have semicolons between them, as in
 --seeds '101,102;103,104', and so may any values: --data 'a,b;c'. Truth values are true and false; none is no

@@ -15,8 +15,8 @@ LABEL = 20  # minimum width of the label column
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. If the table is too wide, columns move below their rows in the order of `moves`;
-    a column whose `moves` is None never moves."""
+    """A column of a table. If the table is too wide, columns move below their rows: first those without an
+    entry, then the others in the order of `moves`. A column whose `moves` is None never moves."""
 
     heading: str
     left: bool = False
@@ -35,9 +35,13 @@ def fitted(
     def room() -> int:
         return width - sum(widths[number] + len(GAP) for number in kept if number != label)
 
-    turns = sorted((each.moves, number) for number, each in enumerate(columns) if each.moves is not None)
+    turns = sorted(
+        (any(row[number] for row in cells[1:]), each.moves, number)
+        for number, each in enumerate(columns)
+        if each.moves is not None
+    )
     while turns and room() < min(LABEL, widths[label]):
-        kept.remove(turns.pop(0)[1])
+        kept.remove(turns.pop(0)[-1])
     widths[label] = max(min(widths[label], room()), min(LABEL, widths[label]))
     moved = [number for number in range(len(columns)) if number not in kept]
     indent = " " * (widths[0] + len(GAP))

@@ -69,7 +69,7 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     """Formats `plan_json` as a table that fits the terminal, grouped by arm, with the reasons below each step
     that is not reused."""
     data, width, places = plan_json(plans, store, costs), terminal_width(), named(plans)
-    total, labels = data["total"], {plans[place.number].step.variant: place for place in places}
+    labels = {plans[place.number].step.variant: place for place in places}
     rows = [
         [data["steps"][place.number]["action"], place.label, *_cells(data["steps"][place.number], costs)]
         for place in places
@@ -87,7 +87,7 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
         ]
         table += [*row, *(line for reason in reasons for line in wrapped(reason, indent, "  ", width))]
     table += next(lines)
-    notes = _notes(total, costs) if any(each.missing for each in plans) else []
+    notes = _notes(data, costs) if any(each.missing for each in plans) else []
     if any(each.changes for each in plans):
         notes.insert(0, "a -> b: a field's value in the most similar step of its kind in the root, and here")
     return "\n".join([*table, *(line for note in notes for line in wrapped(note, hanging="  ", width=width))])
@@ -154,9 +154,11 @@ def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
     return ["total", *counts, _evaluations(total), *mine]
 
 
-def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
+def _notes(data: dict[str, Any], costs: Costs | None) -> list[str]:
     """Returns notes that explain the columns."""
-    notes = ["≤: upper bound, uncompressed, until a step of that kind was made here"]
+    total, notes = data["total"], []
+    if any(step["bytes_from"] == "fields" for step in data["steps"]):
+        notes.append("≤: upper bound, uncompressed, until a step of that kind was made here")
     if costs is None:
         if total["unknown"]:
             notes.append(

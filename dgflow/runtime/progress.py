@@ -118,7 +118,7 @@ class Progress:
             yield
             outcome = "done"
         except Exception as error:
-            outcome = f"failed: {first_line(error)}"
+            outcome = f"failed: {first_line(error).rstrip(':')}"
             raise
         finally:
             if outcome == "interrupted":
