@@ -1,8 +1,8 @@
 """EDM's general sampler, guided (Karras et al. 2022, Table 1, Algorithm 1, appendix D).
 
 Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state
-(`scaling`) and the method (`solver`, `alpha`) combine freely. For "edm", "linear", "none", "heun", 1, use
-`heun`.
+(`scaling`) and the method (`solver`, `alpha`) combine freely. The defaults are EDM's own sampler, for which
+`heun` is simpler.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def ablation_sigmas(
         discretization: "vp": times from 1 to epsilon_s in equal steps; "ve": sigma^2 geometric; "iddpm":
             chosen from the M levels of a cosine schedule within the range (C_1, C_2 are its bound and
             offset); "edm": equation 5, by rho.
-        sigma_min, sigma_max: None for `default_range`. "vp" adapts its schedule to pass through both.
+        sigma_min, sigma_max: None takes the value of `default_range`. The "vp" schedule is adapted to pass
+            through both.
 
     Raises ValueError for fewer than two steps, an empty range, and more steps than "iddpm" levels in the
     range.
@@ -109,15 +110,17 @@ def ablation(
     S_max: float = math.inf,
     S_noise: float = 1.0,
 ) -> Sample:
-    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x.
+    """Run Algorithm 1 with the second-order family of appendix D.2 and churn. Steps are taken in time t, on
+    the scaled state s(t) x.
 
     Args:
         latents: unit normals [B, ...]; scaled by s * sigmas[0] here.
         sigmas: decreasing noise levels in the network's range, ending in 0, such as `ablation_sigmas`.
-        schedule: sigma(t) has the form of `vp_betas`, or is sqrt(t) or t.
-        scaling: s is 1 / sqrt(1 + sigma^2), or 1.
-        solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun,
-            1/2 the midpoint rule).
+        schedule: "vp": sigma(t) as in `vp_betas`; "ve": sigma = sqrt(t); "linear": sigma = t.
+        scaling: "vp": s = 1 / sqrt(1 + sigma^2); "none": s = 1.
+        solver: "euler", or "heun" with a second slope.
+        alpha: position of the second slope as a fraction of the step: 1 is Heun's method, 1/2 the midpoint
+            rule.
         vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule; None for the last positive level
             and the first.
         others: as in `heun`.
@@ -149,7 +152,7 @@ def ablation(
 
 @dataclass(frozen=True)
 class AblationPath(Path):
-    """The steps of `ablation`, each a move; churn takes one draw.
+    """The path of `ablation`: one move per step, with one draw for churn.
 
     Args:
         levels: decreasing noise levels, rounded for the network, ending in 0.
@@ -193,8 +196,8 @@ class AblationPath(Path):
         falling = len(levels) > 1 and all(a > b for a, b in pairwise(levels))
         if not falling or levels[-1] != 0.0 or not math.isfinite(levels[0]):
             raise ValueError(
-                f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to "
-                "those of the network)"
+                f"expected decreasing, finite noise levels ending in 0, found {levels} (rounded for the "
+                "network)"
             )
         if not 0.0 < alpha <= 1.0:
             raise ValueError(f"expected 0 < alpha <= 1, found {alpha}")
@@ -254,7 +257,7 @@ class AblationPath(Path):
             inner_x, inner_t = x + per_sample(alpha * h, x) * d, t + alpha * h
             on_the_way = None if all(taking_part) else rows.where(taking_part)
             if on_the_way is not None:
-                # Rows that arrive are evaluated with the others, as before, and keep their values.
+                # Rows that reach level 0 are evaluated again at their old point; the result is discarded.
                 inner_x = torch.where(per_sample(on_the_way, x), inner_x, x)
                 inner_t = torch.where(on_the_way, inner_t, t)
             inner = [
@@ -290,7 +293,7 @@ class _Slope:
         """(slope, log-ratios) of the scaled state at times [B]: (sigma'/sigma + s'/s) x - sigma' s / sigma *
         denoised (Algorithm 1, line 4); the noise levels of each group lie within its `bounds`."""
         time, scale = self.path.time, self.path.scale_at
-        # The round trip through t rounds.
+        # Converting sigma to t and back rounds, so sigma is clamped.
         low, high = (self.adviser.rows.each(ends) for ends in zip(*bounds, strict=True))
         sigma = time.sigma(t).clamp(low, high)
         s, rate = scale(sigma), time.slope(t, sigma) / sigma

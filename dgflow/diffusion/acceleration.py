@@ -1,4 +1,4 @@
-"""The device of a process, and networks set up for sampling: moved, converted, frozen.
+"""Choose the device of a process, and prepare networks for sampling: move, convert, freeze.
 
 Parameters get no gradients: computing them makes a guidance evaluation 1.4 times as expensive (CIFAR-10, one
 CPU thread). Figures: `benchmarks/sampling.py`.
@@ -22,10 +22,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def device() -> torch.device:
-    """The GPU that this process was given, else the CPU.
+    """The GPU assigned to this process; the CPU if there is none.
 
-    A process without GPUs has `CUDA_VISIBLE_DEVICES` set empty. The variable is read here too: once torch has
-    counted the GPUs it no longer looks.
+    In a process without GPUs, `CUDA_VISIBLE_DEVICES` is set to an empty string. The variable is read here,
+    since torch ignores its changes once it has counted the GPUs.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     return torch.device("cuda" if not hidden and torch.cuda.is_available() else "cpu")
@@ -34,15 +34,16 @@ def device() -> torch.device:
 def prepared(
     network: Network, *, precision: Precision = "float32", device: torch.device | str = "cpu"
 ) -> Network:
-    """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen
-    parameters.
+    """Prepare `network` in place for sampling or guidance and return it: on the device, in evaluation mode,
+    with frozen parameters.
 
-    channels_last on CUDA, in bfloat16 and in float16. In float32 on a CPU it gains nothing at the published
-    sizes, and the gradient of a small encoder (32 channels, 16 pixels a side) takes 1.8 times as long.
+    The memory format is channels_last on CUDA, for bfloat16 and for float16. In float32 on a CPU,
+    channels_last gains nothing at the published sizes, and the gradient of a small encoder (32 channels, 16 x
+    16 pixels) takes 1.8 times as long.
 
     Args:
-        precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. Networks
-            may keep parts in float32 (`networks.precision`, `float16`).
+        precision: precision of the weights and activations. For "tf32" the weights are float32, and
+            `products` rounds. Networks may keep parts in float32 (`networks.precision`, `float16`).
 
     Raises ValueError for another precision, and for weights that float16 cannot hold.
     """
@@ -62,10 +63,10 @@ def prepared(
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """Let CUDA round the factors of float32 products to ten bits with "tf32", seven times as fast on an H100,
-    and not otherwise.
+    """A context in which CUDA rounds the factors of float32 matrix products to ten bits for "tf32", which is
+    seven times as fast on an H100, and does not round for any other precision.
 
-    Convolutions may round by torch's own default. Nothing changes on a CPU.
+    Convolutions keep torch's default, which may round. Nothing changes on a CPU.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -76,7 +77,7 @@ def products(precision: Precision) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Context in which, with "bfloat16", activations have that precision; weights keep their own."""
+    """A context in which activations are bfloat16 if `precision` is "bfloat16"; weights are not converted."""
     narrow = precision == "bfloat16"
     if narrow and device.type == "cpu" and not torch.compiler.is_compiling() and lacks_kernels():
         return emulated_autocast()

@@ -46,8 +46,9 @@ class Adviser:
         order: int,
         taking_part: Sequence[bool] | None = None,
     ) -> tuple[Advice, Tensor | None]:
-        """The advice on the network's image of a state at noise levels, and its v; `taking_part` are the
-        groups of rows to count; None for all.
+        """Evaluate a state at noise levels; returns (advice on the network's image, the predictor's v).
+
+        taking_part: True for each group of rows whose evaluation counts; None for all.
         """
         began = self.began
         place = Place(

@@ -24,9 +24,17 @@ from dgflow.diffusion.samplers import Noise, Predictor, noised
 from dgflow.diffusion.times import per_sample
 
 
-class Seen(NamedTuple):
-    """The evaluation of one step: rows, state y, denoised image after corrections (and clipping), the
-    predictor's v, noise levels [B], guidance, and for each group of rows, True if a gradient acts on it.
+class Evaluation(NamedTuple):
+    """The evaluation of one step.
+
+    Args:
+        rows: the rows and their positions.
+        y: the state.
+        denoised: the denoised image after corrections and clipping.
+        v: the predictor's v.
+        sigma: noise levels [B].
+        advice: the result of guidance.
+        is_guided: True for each group of rows on which a gradient acts.
     """
 
     rows: Rows
@@ -47,7 +55,7 @@ class Seen(NamedTuple):
 
 
 class AncestralPath(Path):
-    """The steps of a discrete diffusion, each a move with one draw, except the last.
+    """The path of a discrete diffusion: one move per step, with one draw per move except in the last.
 
     Args:
         schedule: the schedule, walked from the noisiest index to index 0.
@@ -90,16 +98,17 @@ class AncestralPath(Path):
         adviser = Adviser(self.guidance, class_labels, rows, range(len(self.levels)), levels)
         advice, v = adviser(OfPredictor(self.predictor), state_of_network, levels, 1)
         denoised = advice.denoised.clamp(-1.0, 1.0) if self.clip_denoised else advice.denoised
-        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice, adviser.is_guided), noise)
+        evaluation = Evaluation(rows, y, denoised, v, levels.sigma, advice, adviser.is_guided)
+        y = self.after(evaluation, noise)
         return state.moved(y, advice.log_ratios, adviser.evaluations, rows.of(self.means, 1))
 
     @abstractmethod
-    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
+    def after(self, evaluation: Evaluation, noise: Noise | None) -> Tensor:
         """Return y at the next cleaner index."""
 
 
 class DDPMPath(AncestralPath):
-    """The steps of `ddpm.ddpm`. Copies diverge by the sampler's own noise."""
+    """The path of `ddpm.ddpm`. Copies of a sample diverge by the sampler's own noise."""
 
     def __init__(
         self,
@@ -115,35 +124,36 @@ class DDPMPath(AncestralPath):
         super().__init__(predictor, schedule, guidance, clip_denoised)
         small = schedule.posterior_log_variance_clipped
         betas = [math.log(beta) for beta in schedule.betas]
-        # At index 0 the posterior variance: no noise is added there, and guidance shifts the mean by it.
+        # Index 0 has the posterior variance: no noise is added there, but guidance shifts the mean by the
+        # variance.
         fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
         self.fixed, self.small = fixed[::-1], small[::-1]
         self.widths = [beta - low for beta, low in zip(betas[::-1], self.small, strict=True)]
         self.of_image = schedule.posterior_mean_coef1[::-1]
         self.of_state = schedule.posterior_mean_coef2[::-1]
 
-    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
-        y, v, of = seen.y, seen.v, seen.of
+    def after(self, evaluation: Evaluation, noise: Noise | None) -> Tensor:
+        y, v, of = evaluation.y, evaluation.v, evaluation.of
         if v is None:
             log_variance = of(self.fixed).expand_as(y)
         else:
             log_variance = of(self.small) + 0.5 * (v.double() + 1.0) * of(self.widths)
-        mean = of(self.of_image) * seen.denoised + of(self.of_state) * y
-        if seen.advice.gradient is not None:
-            mean = mean + log_variance.exp() * seen.advice.gradient / of(self.means)
-        on_the_way = [self.draws[position] > 0 for position in seen.rows.positions]
+        mean = of(self.of_image) * evaluation.denoised + of(self.of_state) * y
+        if evaluation.advice.gradient is not None:
+            mean = mean + log_variance.exp() * evaluation.advice.gradient / of(self.means)
+        on_the_way = [self.draws[position] > 0 for position in evaluation.rows.positions]
         if not any(on_the_way):
             return mean
         if noise is None:
-            raise ValueError("expected noise, as DDPM adds some: pass a function of the draw")
+            raise ValueError("expected noise, since DDPM adds noise, found None: pass a function of the draw")
         noisy = mean + (0.5 * log_variance).exp() * noise(0).double()
         if all(on_the_way):
             return noisy
-        return torch.where(per_sample(seen.rows.where(on_the_way), y), noisy, mean)
+        return torch.where(per_sample(evaluation.rows.where(on_the_way), y), noisy, mean)
 
 
 class DDIMPath(AncestralPath):
-    """The steps of `ddpm.ddim`. Copies that must diverge take a step with eta 1."""
+    """The path of `ddpm.ddim`. Copies of a sample that must diverge take a step with eta 1."""
 
     def __init__(
         self,
@@ -162,21 +172,22 @@ class DDIMPath(AncestralPath):
         pairs = zip(reversed(schedule.alphas_cumprod), self.befores, strict=True)
         self.noisy = [math.sqrt((1 - before) / (1 - abar) * (1 - abar / before)) for abar, before in pairs]
 
-    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
-        y, of, at = seen.y, seen.of, seen.rows.positions
-        denoised = guided(seen.advice, seen.sigma, seen.denoised)
-        if any(seen.is_guided):
-            again = scaled_again(self.guidance, y / of(self.means), seen.sigma, denoised)
-            denoised = torch.where(per_sample(seen.rows.where(seen.is_guided), y), again, denoised)
+    def after(self, evaluation: Evaluation, noise: Noise | None) -> Tensor:
+        y, of, rows, sigma = evaluation.y, evaluation.of, evaluation.rows, evaluation.sigma
+        at = rows.positions
+        denoised = guided(evaluation.advice, sigma, evaluation.denoised)
+        if any(evaluation.is_guided):
+            again = scaled_again(self.guidance, y / of(self.means), sigma, denoised)
+            denoised = torch.where(per_sample(rows.where(evaluation.is_guided), y), again, denoised)
         epsilon = (y - of(self.means) * denoised) / of(self.stds)
-        etas = [1.0 if parts else self.eta for parts in seen.rows.spread]
+        etas = [1.0 if spread else self.eta for spread in rows.spread]
         stds = [eta * self.noisy[position] for eta, position in zip(etas, at, strict=True)]
         kept = [
             math.sqrt(1 - self.befores[position] - std**2) for position, std in zip(at, stds, strict=True)
         ]
-        y = seen.of(self.means[1:]) * denoised + seen.each(kept) * epsilon
+        y = of(self.means[1:]) * denoised + evaluation.each(kept) * epsilon
         if not any(stds):
             return y
         if noise is None:
-            raise ValueError("expected noise, as DDIM adds some: pass a function of the draw")
-        return y + seen.each(stds) * noise(0).double()
+            raise ValueError("expected noise, since DDIM adds noise, found None: pass a function of the draw")
+        return y + evaluation.each(stds) * noise(0).double()

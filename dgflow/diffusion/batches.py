@@ -1,7 +1,7 @@
-"""Split a range of rows into equal batches that fit into memory, with smaller ones if a GPU runs out of
+"""Split a range of rows into batches of nearly equal size, and use smaller batches if a GPU runs out of
 memory.
 
-The batch of a row changes the row's values by rounding at most.
+The size of its batch changes the values of a row by rounding at most.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 
 
 PATIENCE = 16
-"""Successful calls after which a halved size is doubled again, as memory may have been short only
-temporarily, such as while another process held some. After each failed attempt, the next one waits twice as
-long.
+"""Number of successful calls after which a halved batch size is doubled again, since another process may have
+held the memory only for a while. The number doubles after each failed attempt.
 """
 
 
@@ -35,7 +34,8 @@ class Batches:
     Args:
         of: name of the step, for messages.
         fixed: split at every `size` rows and never finer, since the values depend on the batch.
-        make_room: called after running out of memory; drops what can be made again.
+        make_room: called when memory has run out; frees memory that can be filled again, such as compiled
+            graphs.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batches:
         return self._fitting(lambda: self._edges(start, stop), make_all, largest)
 
     def whole(self, make: Callable[[int], Result]) -> Result:
-        """Call `make(size)`, which splits its rows into batches of at most `size` itself; otherwise as
+        """Call `make(size)`, which itself splits its rows into batches of at most `size`; otherwise like
         `map`.
         """
         return self._fitting(lambda: self.size, make, lambda size: size)
@@ -68,8 +68,8 @@ class Batches:
     def _fitting(
         self, cut: Callable[[], Cut], make: Callable[[Cut], Result], rows: Callable[[Cut], int]
     ) -> Result:
-        """Call `make` with a split of the rows, and again with smaller batches if memory runs out; `rows` is
-        the largest batch of a split.
+        """Call `make` with a split of the rows, and again with smaller batches if memory runs out. `rows`
+        returns the largest batch of a split.
         """
         tried = self._grown()
         while True:
@@ -85,26 +85,26 @@ class Batches:
                 if self.fixed:
                     raise ValueError(
                         f"{self.of}: expected GPU memory for a shared_block of {self.size} samples, found "
-                        f"too little ({error}); the block is part of what is computed and is not cut: take "
-                        "GPUs with more memory, or one process a GPU (--num-gpus 1)"
+                        f"too little ({error}); a block is never split, because its samples share step "
+                        "sizes: use GPUs with more memory, or one process per GPU (--num-gpus 1)"
                     ) from error
                 if largest == 1:
                     raise ValueError(
                         f"{self.of}: expected GPU memory for one row at a time, found too little "
-                        f"({error}); take GPUs with more memory, "
-                        "one process a GPU (--num-gpus 1), the CPU (--num-gpus 0), or precision='bfloat16'"
+                        f"({error}): use GPUs with more memory, one process per GPU (--num-gpus 1), the CPU "
+                        "(--num-gpus 0), or precision='bfloat16'"
                     ) from error
                 self.size, self._fitted = largest // 2, 0
                 if tried:
                     tried, self._patience = False, 2 * self._patience
                 log.warning(
-                    "%s: out of GPU memory with batches of %d; this worker goes on with at most %d, which "
-                    "can change rounding",
+                    "%s: out of GPU memory with batches of %d; this worker continues with at most %d, which "
+                    "can change the rounding of values",
                     self.of,
                     largest,
                     self.size,
                 )
-            # After the handler, since the error holds the tensors of the batch until the handler's end.
+            # Outside the handler: the error keeps the tensors of the batch alive until the handler ends.
             if self.make_room is not None:
                 self.make_room()
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""True if this process computes bfloat16 slower than float32."""
+"""Detect CPUs on which bfloat16 is slower than float32."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import platform
 from functools import cache
 
-# Limits of oneDNN (ONEDNN_MAX_CPU_ISA) below the first with bfloat16.
+# Values of ONEDNN_MAX_CPU_ISA that limit oneDNN to instruction sets without bfloat16.
 _WITHOUT = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @cache
 def slow_bfloat16() -> str:
-    """A warning where this process computes on a CPU without instructions for bfloat16; "" elsewhere.
+    """The warning for a process on a CPU without bfloat16 instructions; "" for any other process.
 
-    Measured on the sampling of CIFAR-10's network: nine times float32's time on AVX2 alone, and half of it
-    with AVX512-BF16.
+    Sampling with CIFAR-10's network takes nine times as long as in float32 on a CPU with AVX2 only, and half
+    as long on one with AVX512-BF16.
     """
     from dgflow.diffusion.acceleration import device
 
@@ -28,7 +28,7 @@ def slow_bfloat16() -> str:
 
 
 def _lacking() -> str:
-    """The evidence that the CPU itself does no convolutions and products in bfloat16; "" if it does."""
+    """The reason why this CPU has no bfloat16 convolutions and products, as text; "" if it has them."""
     import torch
 
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
@@ -38,7 +38,7 @@ def _lacking() -> str:
         return torch.backends.cpu.get_cpu_capability()
     if platform.machine() not in ("x86_64", "AMD64"):
         return ""
-    # oneDNN also takes AVX-512 without bfloat16, where it converts to float32 and back.
+    # oneDNN also accepts AVX-512 without bfloat16, but then converts to float32 and back.
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return torch.backends.cpu.get_cpu_capability()
     flags = _flags()
@@ -46,7 +46,7 @@ def _lacking() -> str:
 
 
 def _flags() -> set[str]:
-    """The features of the CPU by Linux's names; none where they cannot be read."""
+    """The CPU's feature flags by their Linux names; empty if they cannot be read."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next((set(line.split()) for line in lines if line.startswith("flags")), set())

@@ -15,8 +15,8 @@ from dgflow.diffusion.times import per_sample
 
 @dataclass(frozen=True)
 class ClassifierFreePredictor:
-    """A `samplers.Predictor` guided towards its class: epsilon = null + scale * (conditional - null); v is
-    the conditional network's.
+    """A `samplers.Predictor` guided towards the class: epsilon = null + scale * (conditional - null), with
+    the v of the conditional rows.
 
     The network is called once per step, on conditional and unconditional rows together; the original code
     also carries a second, unused set of samples.

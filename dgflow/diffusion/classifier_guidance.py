@@ -23,13 +23,13 @@ from dgflow.diffusion.guidance_settings import ClassifierSettings
 from dgflow.diffusion.times import TimeMap, tau_from_sigma
 
 ENTROPY_FLOOR = ClassifierSettings().entropy_floor
-"""Float32 represents an entropy of this size to within 1 %, and the scale stays below 6.91e4; a classifier
-this sure has almost no gradient left to scale.
+"""Default lower bound of the entropy, in nats. Float32 represents this entropy to within 1 %, and the scale
+stays below 6.91e4. At a lower entropy, the classifier has almost no gradient left to scale.
 """
 
 ENTROPY_CLASSES = 1000
-"""The published constant, regardless of the number of classes: a uniform output over 10 classes gives scale
-3, not 1.
+"""The published number of classes in the scale's numerator, log(1000), for data with any number of classes: a
+uniform output over 10 classes gives scale 3, not 1.
 """
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
@@ -72,8 +72,8 @@ class ClassifierTerm:
         """
         if point.class_labels is None:
             raise ValueError(
-                "classifier guidance needs class_labels, int64 [B] or one-hot [B, K]: give the sampler "
-                "some, or drop the term"
+                "classifier guidance needs class_labels, int64 [B] or one-hot [B, K], found none: pass "
+                "labels to the sampler, or remove the term"
             )
         settings = self.settings
         if not self.acts(point.order, point.sigma_bounds, point.began[1]):
@@ -90,8 +90,8 @@ class ClassifierTerm:
 
 
 def entropy_scale(logits: Tensor, floor: float = ENTROPY_FLOOR) -> Tensor:
-    """log(1000) / H [B] float64, H the entropy in nats of softmax(logits [B, K]), at least `floor`: guidance
-    is stronger where the classifier is more certain.
+    """log(1000) / H [B] float64, with H the entropy in nats of softmax(logits [B, K]), at least `floor`.
+    Guidance is stronger where the classifier is more certain.
 
     An ancestral sampler's guidance vanishes early because the classifier becomes certain early; the scale
     sustains it (Li et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion
@@ -103,11 +103,12 @@ def entropy_scale(logits: Tensor, floor: float = ENTROPY_FLOOR) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy [B] of softmax(logits [B, K]) in nats; with float32 logits it is 5 % off if one logit is 20
-    ahead, and 0 if one is 104 ahead.
+    """Entropy [B] of softmax(logits [B, K]) in nats.
+
+    With float32 logits, the result is 5 % off if one logit exceeds the others by 20, and 0 if by 104.
     """
-    # p by softmax rather than exp of log-softmax: the published arithmetic, whose rounding determines the
-    # entropy of a certain output.
+    # Softmax rather than the exponential of log-softmax, as published: for a nearly certain output, its
+    # rounding determines the entropy.
     logits = at_least_float32(logits)
     return (logits.softmax(dim=1) * -logits.log_softmax(dim=1)).sum(dim=1)
 

@@ -33,7 +33,7 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class ScalingRow:
-    """A divisor, and the sampler for which it was found."""
+    """A divisor, and the sampler for which it was published."""
 
     settings: ScalingSettings
     sampler: str
@@ -63,8 +63,8 @@ NETWORK_ROWS = MappingProxyType(
         "edm2-img512-l-ddo": NetworkRow(NetworkSettings(weight=1.1), "an XS", 1.21, 1.26),
     }
 )
-"""`-autog`: autoguidance. `-guid`: classifier-free guidance. `-interval`: classifier-free guidance within an
-interval, FID 1.81 without. `-ddo`: with a network fine-tuned by DDO.
+"""Rows by name. `-autog`: autoguidance. `-guid`: classifier-free guidance. `-interval`: classifier-free
+guidance within an interval (FID 1.81 at all levels). `-ddo`: guidance of a network fine-tuned by DDO.
 """
 
 

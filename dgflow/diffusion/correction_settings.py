@@ -14,11 +14,12 @@ from dgflow.specs.spec import Spec
 
 
 class NetworkSettings(Spec):
-    """Settings of extrapolation from another network's denoised image to the score network's, D_other +
-    weight * (D - D_other), in steps that begin at a noise level from `sigma_min` to `sigma_max`, inclusive;
-    None is no upper end.
+    """Settings of extrapolation from another network's denoised image to the score network's: D_other +
+    weight * (D - D_other).
 
-    Weight 1 is the score network alone, 0 the other network; above 1 extrapolates beyond the score network.
+    Weight 1 gives the score network's image, 0 the other network's; a weight above 1 extrapolates beyond the
+    score network's. The extrapolation acts in steps that begin at a noise level from `sigma_min` to
+    `sigma_max`, inclusive. With `sigma_max` None there is no upper end.
     """
 
     weight: Number
@@ -36,15 +37,17 @@ class NetworkSettings(Spec):
 
     @property
     def levels(self) -> tuple[float, float]:
-        """Lowest and highest noise level of action; the empty range (inf, 0) at weight 1."""
+        """The lowest and highest noise level at which the correction acts; (inf, 0), an empty range, at
+        weight 1.
+        """
         if self.weight == 1.0:
             return math.inf, 0.0
         return self.sigma_min, math.inf if self.sigma_max is None else self.sigma_max
 
 
 class ScalingSettings(Spec):
-    """Settings that divide the predicted noise, x - (x - D) / divisor (Ning et al. 2023), by `factor` +
-    `slope` * tau, with tau the linear-VP time (about timestep / 1000).
+    """Settings of epsilon scaling (Ning et al. 2023): x - (x - D) / divisor, with divisor = `factor` +
+    `slope` * tau, where tau is the linear-VP time (about timestep / 1000).
 
     A divisor slightly above 1 compensates for the drift of a sampler on its own errors (exposure bias).
     `twice` reproduces the published code (ADM-ES): in DDIM steps guided by a gradient, the guided noise is

@@ -61,11 +61,11 @@ class NetworkCorrection:
         low, high = self.settings.levels
         if self._is_within(began):
             return self._corrected(point, point.sigma)
-        # Samples outside are evaluated at levels within the network's range, as it may overflow elsewhere,
-        # and deselected by where.
+        # Samples outside are evaluated at levels within the network's range, since the network may overflow
+        # elsewhere. torch.where discards their results.
         inside_B = (began_B >= low) & (began_B <= high)
-        known_B = torch.where(inside_B, point.sigma, point.sigma.clamp(*self.model.sigma_range))
-        denoised, corrected = cast("Tensor", point.denoised).double(), self._corrected(point, known_B)
+        sigma_B = torch.where(inside_B, point.sigma, point.sigma.clamp(*self.model.sigma_range))
+        denoised, corrected = cast("Tensor", point.denoised).double(), self._corrected(point, sigma_B)
         return torch.where(per_sample(inside_B, corrected), corrected, denoised)
 
     def _corrected(self, point: Point, sigma_B: Tensor) -> Tensor:
@@ -77,17 +77,18 @@ class NetworkCorrection:
         return low <= began[0] and began[1] <= high
 
     def check(self, sigmas: Bounds, began: Bounds) -> None:
-        """Raise ValueError where a step between these bounds, all of it in the range, leaves the noise levels
-        that the network was made for."""
+        """Raise ValueError if a guided step has noise levels outside the network's own range.
+
+        Only batches whose samples all begin their step within the range of `settings` are checked.
+        """
         if sigmas == ANYWHERE or not self._is_within(began):
             return
-        known, sigmas = self.model.sigma_range, (min(began[0], sigmas[0]), began[1])
-        i = first_outside(sigmas, *known)
-        if i is not None:
+        (low, high), sigmas = self.model.sigma_range, (min(began[0], sigmas[0]), began[1])
+        if first_outside(sigmas, low, high) is not None:
             raise ValueError(
-                f"expected a second network that knows the noise levels of the steps that it guides, down to "
-                f"{min(sigmas):.6g} and up to {max(sigmas):.6g}, found one for {known[0]:.6g} to "
-                f"{known[1]:.6g}: narrow its sigma_min and sigma_max, or those of the sampler"
+                f"expected a second network for the noise levels of the steps that it guides, "
+                f"{min(sigmas):.6g} to {max(sigmas):.6g}, found one for {low:.6g} to {high:.6g}: narrow "
+                "sigma_min and sigma_max of the guidance, or of the sampler"
             )
 
 

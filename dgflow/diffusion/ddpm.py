@@ -78,6 +78,7 @@ def ddim(
     path = DDIMPath(predictor, schedule, guidance, clip_denoised, eta=eta)
     if eta > 0.0 and noise is None:
         raise ValueError(
-            f"expected noise, as eta = {eta} adds some: pass a function of the step, or set eta to 0"
+            f"expected noise, since eta = {eta} adds noise, found None: pass a function of the step, or set "
+            "eta to 0"
         )
     return walk(path, latents, images=images, class_labels=class_labels, noise=noise)

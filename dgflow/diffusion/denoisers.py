@@ -49,8 +49,8 @@ def learned_range(network: Network) -> Predictor:
         if output.shape[1] != 2 * y.shape[1]:
             found = f"{output.shape[1]} for an input of {y.shape[1]}"
             raise ValueError(
-                f"expected twice the input's channels (epsilon and v), found {found}: use epsilon_only if "
-                "it has no v"
+                f"expected twice the input's channels (epsilon and v), found {found}: use epsilon_only for a "
+                "network without v"
             )
         epsilon, v = output.chunk(2, dim=1)
         return epsilon, v
@@ -77,10 +77,11 @@ def epsilon_only(network: Network) -> Predictor:
 
 
 def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
-    """A predictor, without v, from an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
-    sigma)) / sigma. Two from the same denoiser and schedule are equal.
+    """A predictor without v from an EDM denoiser, at the schedule's noise levels: epsilon = (x - D(x, sigma))
+    / sigma.
 
-    The predictor's time is the timestep of the original diffusion, as in `ddpm` and `ddim`.
+    The predictor's time is the timestep of the original diffusion, as in `ddpm` and `ddim`. Predictors of the
+    same denoiser and schedule compare equal.
     """
     return _PredictorOf(denoiser, schedule)
 

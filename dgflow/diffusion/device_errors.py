@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 _ALLOCATION = ("out of memory", "STATUS_ALLOC_FAILED")
-"""Texts of CUDA's errors, and of cuBLAS's and cuDNN's, whose workspaces torch's allocator does not hand
-out.
+"""Parts of out-of-memory messages: CUDA's, and those of cuBLAS and cuDNN, whose workspaces do not come from
+torch's allocator.
 """
 
 _BROKEN = (
@@ -23,7 +23,7 @@ _BROKEN = (
     ),
     *("device-side assert", "uncorrectable ECC"),
 )
-"""Texts of errors after which every call in the process's CUDA context fails at once."""
+"""Parts of messages of errors after which every call in the process's CUDA context fails at once."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

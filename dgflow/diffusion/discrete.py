@@ -1,14 +1,14 @@
-"""The discrete diffusions of ADM and DiT: betas, respacing, and the correspondence of timesteps and noise
-levels.
+"""The discrete diffusions of ADM and DiT: betas, respacing, and the noise levels of timesteps.
 
 A discrete diffusion adds noise in `original_num_steps` steps: y_i = sqrt(abar_i) x0 + sqrt(1 - abar_i) z,
 with abar_i the product of 1 - beta up to i. A respaced diffusion samples with a subset of these steps,
-`timestep_map`. Its `index` 0 .. n - 1 counts the kept steps, cleanest first; its `timestep` is the number in
-the original diffusion, the networks' input. Index i is at EDM noise level sqrt((1 - abar_i) / abar_i).
+`timestep_map`. An `index` 0 .. n - 1 counts the kept steps, cleanest first. A `timestep` is a step's number
+in the original diffusion, which networks take as input. Index i has the EDM noise level
+sqrt((1 - abar_i) / abar_i).
 
-All numbers are Python floats (float64) in the original code's order of operations, since 1 - abar loses four
-digits near 0. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021, sections 3.2 (cosine) and 4
-(respacing).
+All numbers are Python floats (float64), computed in the original code's order of operations, since 1 - abar
+loses four digits near 0. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021, sections 3.2
+(cosine) and 4 (respacing).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MAX_BETA = 0.999
 
 
 def linear_betas(num_steps: int) -> tuple[float, ...]:
-    """Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020); for other step counts both ends are
-    multiplied by 1000 / num_steps.
+    """Betas evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020). For other numbers of steps, both
+    ends are multiplied by 1000 / num_steps.
 
     Raises ValueError for fewer than 21 steps, for which the last beta would reach 1.
     """
@@ -46,8 +46,8 @@ def linear_betas(num_steps: int) -> tuple[float, ...]:
 
 
 def cosine_betas(num_steps: int) -> tuple[float, ...]:
-    """Betas that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) / num_steps, s = 0.008, at most
-    0.999 each.
+    """Betas, each at most 0.999, that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) /
+    num_steps, with s = 0.008.
     """
     levels = [
         math.cos((i / num_steps + COSINE_S) / (1 + COSINE_S) * math.pi / 2) ** 2 for i in range(num_steps + 1)
@@ -59,12 +59,12 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
     """The timesteps to keep of 0 .. num_steps - 1, increasing.
 
     Args:
-        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k < num_steps such that 25 remain; "250",
-            "10,20,30" or [10, 20, 30] divides the steps into one section per number, of equal length up to
-            one (the first ones longer), and keeps that many of each, evenly spaced from a section's first to
-            its last. A section with 0 is skipped.
+        respacing: "" keeps all steps. "ddim25" keeps every k-th step from 0, with the stride k for which 25
+            steps remain. "250", "10,20,30" or [10, 20, 30] divides the steps into one section per number and
+            keeps that number of steps in each section, evenly spaced from its first to its last. The lengths
+            of sections differ by at most one, and longer sections come first. A section with 0 is skipped.
 
-    Raises ValueError if no stride gives that number, and if a section has fewer steps than requested.
+    Raises ValueError if no stride k exists, and if a section has fewer steps than requested.
     """
     if isinstance(respacing, str) and respacing.startswith("ddim"):
         wanted = _count(respacing.removeprefix("ddim"), respacing)
@@ -72,8 +72,8 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
             if len(range(0, num_steps, stride)) == wanted:
                 return tuple(range(0, num_steps, stride))
         raise ValueError(
-            f"no stride keeps {wanted} of {num_steps} steps, as respacing {respacing!r} asks: use {wanted} "
-            "without 'ddim'"
+            f"no stride keeps {wanted} of {num_steps} steps, as respacing {respacing!r} requires: use "
+            f"{wanted} without 'ddim'"
         )
     if respacing == "":
         return tuple(range(num_steps))
@@ -89,12 +89,12 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
         size = num_steps // len(counts) + (section < num_steps % len(counts))
         if count > size:
             raise ValueError(
-                f"respacing {respacing!r} wants {count} steps of a section of {size}: ask for no more than "
-                "it has"
+                f"expected at most {size} steps of a section of {size}, found {count} in respacing "
+                f"{respacing!r}: request fewer"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        # Summed rather than multiplied, as published: if the exact position is half-way, the sum's rounding
-        # decides.
+        # A sum rather than a product, as published: if the exact position is half-way between two steps, the
+        # sum's rounding decides.
         position = 0.0
         for _ in range(count):
             kept.append(start + round(position))
@@ -128,7 +128,8 @@ class DiscreteSchedule:
             or any(a >= b for a, b in pairwise(steps))
         ):
             raise ValueError(
-                f"expected two or more rising timesteps of 0 .. {self.original_num_steps - 1}, found {steps}"
+                f"expected two or more increasing timesteps of 0 .. {self.original_num_steps - 1}, found "
+                f"{steps}"
             )
 
     @classmethod
@@ -147,28 +148,31 @@ class DiscreteSchedule:
         return DiscreteSchedule(self.original_betas, respaced_timesteps(self.original_num_steps, respacing))
 
     def respaced_below(self, sigma: float, respacing: str | Sequence[int], grid: Grid) -> DiscreteSchedule:
-        """The schedule of a run that begins at noise level `sigma`. "tail": the steps of a full run from the
-        one nearest in log sigma on. "whole": respaced anew below the nearest timestep; a fixed stride is
-        counted down from it.
+        """The schedule of a run that begins at noise level `sigma`.
 
-        Raises ValueError for a level outside the schedule, if fewer than two steps remain, and for sections
-        whose last one would omit the start.
+        Args:
+            grid: "tail" keeps the steps of a full run, from the step nearest to `sigma` (in log sigma) to the
+                cleanest. "whole" respaces the timesteps from 0 to the nearest one; a fixed stride is counted
+                down from the nearest one.
+
+        Raises ValueError for a level outside the schedule, if fewer than two steps remain, and if the last
+        section would omit the start.
         """
         whole = grid == "whole"
         timesteps = range(self.original_num_steps) if whole else self.respaced(respacing).timestep_map
         levels = [self.original_sigmas[step] for step in timesteps]
         if not levels[0] * (1 - ROUNDING) <= sigma <= levels[-1] * (1 + ROUNDING):
             raise ValueError(
-                f"expected a start at a noise level between {levels[0]:.6g} and {levels[-1]:.6g}, those of "
-                f"the schedule's steps, found {sigma:.6g}: start at another time, or keep other steps "
+                f"expected a start at a noise level between {levels[0]:.6g} and {levels[-1]:.6g}, the range "
+                f"of the schedule's steps, found {sigma:.6g}: start at another time, or keep other steps "
                 "(respacing)"
             )
         first = min(range(len(levels)), key=lambda i: abs(math.log(levels[i] / sigma)))
         if first == 0:
             raise ValueError(
-                f"expected a start with two or more steps before it, found noise level {sigma:.6g}, at the "
-                f"cleanest of the schedule's steps, {levels[0]:.6g}: start at a later time, or keep more "
-                "steps (respacing)"
+                f"expected a start from which two or more steps remain, found noise level {sigma:.6g}, at "
+                f"the schedule's cleanest step, {levels[0]:.6g}: start at a higher time, or keep more steps "
+                "(respacing)"
             )
         kept = _respaced_to(first, respacing) if whole else tuple(timesteps)[: first + 1]
         return DiscreteSchedule(self.original_betas, kept)
@@ -184,7 +188,7 @@ class DiscreteSchedule:
 
     @cached_property
     def betas(self) -> tuple[float, ...]:
-        """The kept steps' betas, from each to the next cleaner kept one: 1 - abar / abar_before."""
+        """The betas between a kept step and the next cleaner kept step: 1 - abar / abar_prev."""
         kept = [1.0, *(self.original_alphas_cumprod[step] for step in self.timestep_map)]
         return tuple(1 - after / before for before, after in pairwise(kept))
 
@@ -216,8 +220,8 @@ class DiscreteSchedule:
 
     @cached_property
     def posterior_log_variance_clipped(self) -> tuple[float, ...]:
-        """log of `posterior_variance`; index 0, where no noise is added, has the value of index 1 instead of
-        -infinity.
+        """Logarithm of `posterior_variance`. Index 0, where no noise is added, has the value of index 1
+        instead of -infinity.
         """
         return tuple(map(math.log, (self.posterior_variance[1], *self.posterior_variance[1:])))
 
@@ -234,12 +238,12 @@ class DiscreteSchedule:
         return tuple((1 - before) * math.sqrt(1 - beta) / (1 - abar) for beta, abar, before in rows)
 
     def tau_after(self, timestep: int) -> float:
-        """A linear-VP time strictly between the times of `timestep` and `timestep` + 1 of the original
-        diffusion (half-way in log sigma).
+        """A linear-VP time between the times of `timestep` and `timestep` + 1 of the original diffusion,
+        half-way in log sigma.
 
-        Windows and switches in tau that begin here equal the published "t > timestep" exactly, for every
-        sampler. The time is above 1 for the last few timesteps, whose noise levels (up to 157) exceed linear
-        VP's. Raises ValueError unless both timesteps exist.
+        Windows and switches that begin at this time equal the published "t > timestep" exactly, for every
+        sampler. For the last few timesteps, whose noise levels (up to 157) exceed those of linear VP, the
+        time is above 1. Raises ValueError unless both timesteps exist.
         """
         if not 0 <= timestep < self.original_num_steps - 1:
             raise ValueError(
@@ -249,13 +253,13 @@ class DiscreteSchedule:
         return tau_from_sigma(math.sqrt(self.original_sigmas[timestep] * self.original_sigmas[timestep + 1]))
 
     def timesteps_from_sigma(self, scale: float = 1.0) -> TimeMap:
-        """The map from noise levels [B] to timesteps of the original diffusion, times `scale`, for networks
-        trained on it.
+        """The map from noise levels [B] to timesteps of the original diffusion, multiplied by `scale`, for
+        networks trained on this diffusion.
 
         The map is linear in log sigma between timesteps and, up to float32 rounding, exact at their levels;
-        levels outside map to the first or the last timestep. `scale` is 1 for networks that take timesteps, 1
-        / (original_num_steps - 1) for discriminators that take [0, 1], and 1000 / original_num_steps for
-        networks trained with rescaled timesteps.
+        levels outside map to the first or the last timestep. `scale` is 1 for networks that take timesteps,
+        1 / (original_num_steps - 1) for discriminators that take times in [0, 1], and 1000 /
+        original_num_steps for networks trained with rescaled timesteps.
         """
         log_sigmas = tuple(math.log(sigma) for sigma in self.original_sigmas)
 
@@ -270,12 +274,12 @@ class DiscreteSchedule:
 
 
 DDPM_LINEAR = DiscreteSchedule.of("linear")
-"""The schedule of Ho et al. 2020, in whose timesteps windows and switches are published."""
+"""The schedule of Ho et al. 2020. Published windows and switches refer to its timesteps."""
 
 
 @cache
 def table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` as a float64 tensor, cached per device. The first call copies from the host, so it must be
+    """`values` as a float64 tensor, cached per device. The first call copies from the host, so make it
     outside a CUDA graph.
     """
     return torch.tensor(values, dtype=torch.float64, device=device)
@@ -288,7 +292,7 @@ def _respaced_to(last: int, respacing: str | Sequence[int]) -> tuple[int, ...]:
     if short and not (isinstance(respacing, str) and respacing.startswith("ddim")):
         raise ValueError(
             "expected respacing with two or more steps in the last section, so that a run begins at its "
-            f"start, found {respacing!r}, whose highest step would be {short} below it"
+            f"start, found {respacing!r}, whose highest step would be {short} timesteps below the start"
         )
     return tuple(step + short for step in kept)
 

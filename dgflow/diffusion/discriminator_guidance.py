@@ -24,7 +24,8 @@ from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings, Sca
 from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 
 PUBLISHED_CLIP = 1e-5
-"""Bound of the published code on the discriminator's probability, hence |log_ratio| <= 11.51."""
+"""Distance from 0 and 1 to which the published code clips the discriminator's probability, so that
+|log_ratio| <= 11.51."""
 
 MAX_NORM_RATIO = 100.0
 """Largest factor by which `match_preceding_norm` scales a gradient up. Networks in bfloat16 resolve a
@@ -33,8 +34,8 @@ alike, scaled up to a classifier's, would be rounding noise.
 """
 
 LogRatio = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(y [B, ...] float32 in linear-VP scaling, its time [B] float32, class labels) -> logit [B], the log of
-density real / fake."""
+"""(y [B, ...] float32 in linear-VP scaling, its time [B] float32, class labels) -> logit [B], the logarithm
+of the density ratio of real to fake."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ class DiscriminatorTerm:
         settings, boost = self.settings, self.boost
         if settings.match_preceding_norm and point.preceding is None:
             raise ValueError(
-                "match_preceding_norm needs a term before this one in the list of guidance, such as the "
-                "classifier's, and found none: list that one first, or set match_preceding_norm to False"
+                "expected a term before this one in the list of guidance, whose norm match_preceding_norm "
+                "matches, found none: list that term (such as the classifier) first, or set "
+                "match_preceding_norm to False"
             )
         if not self.acts(point.order, point.sigma_bounds, point.began[1]):
             return None, None
@@ -154,7 +156,7 @@ def log_ratio_and_gradient(
         log_ratio = discriminator(y, t_B, class_labels)
         if log_ratio.shape != sigma.shape:
             raise ValueError(
-                f"expected one logit a sample, {list(sigma.shape)}, found {list(log_ratio.shape)}: check "
+                f"expected one logit per sample, {list(sigma.shape)}, found {list(log_ratio.shape)}: check "
                 "the head"
             )
         log_ratio = at_least_float32(log_ratio)

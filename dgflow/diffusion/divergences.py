@@ -10,7 +10,7 @@ from torch import Tensor
 from dgflow.diffusion.weighting_specs import Divergence
 
 _POWERS = {"chi-squared": 1.0, "hellinger": -0.5, "kl": 0.0, "reverse-kl": -1.0}
-"""Divergence -> power of the ratio that is the weight."""
+"""Exponent of the ratio in the weight, by divergence."""
 
 
 def divergence_weight(log_ratio: Tensor, divergence: Divergence, largest: float) -> Tensor:

@@ -24,7 +24,7 @@ STAGES = (
 """(fraction of the step, weights of the slopes so far) of the second to the seventh stage; the seventh is the
 new state itself."""
 ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
-"""Weights of the slopes in the difference of the orders 5 and 4."""
+"""Weights of the slopes in the error estimate, the difference of the solutions of orders 5 and 4."""
 AT_START = 2
 """Evaluations before the first attempt. If slopes are reused, an attempt takes one evaluation per entry of
 STAGES.
@@ -33,8 +33,8 @@ SAFETY, LEAST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 MAX_ATTEMPTS = 10_000
 """Maximum attempts in one piece; published runs at tolerance 1e-5 need 25 to 100."""
 INSIDE = 1e-12
-"""Relative distance of all evaluations from the edges of a piece: above rounding, so that they are on the
-inner side.
+"""Relative distance that all evaluations keep from the edges of a piece. It exceeds rounding, so that every
+evaluation lies inside the piece.
 """
 
 Slope = Callable[[Tensor, Tensor, int], Tensor]
@@ -52,12 +52,12 @@ def check_tolerances(rtol: float, atol: float) -> None:
 
 
 def pieces(high: float, low: float, edges: Iterable[float]) -> list[float]:
-    """The boundaries, as times (or noise levels) above 0 from `high` down to `low`, between which nothing
-    jumps.
+    """The boundaries of the pieces on which the slope is smooth: times (or noise levels) above 0, from `high`
+    down to `low`.
     """
     times = [high]
     for edge in sorted(set(edges), reverse=True):
-        # Closer edges are equal up to the rounding of the maps.
+        # Edges that are closer to each other differ only by the rounding of the maps.
         if low * (1.0 + 1e-9) < edge < times[-1] * (1.0 - 1e-9):
             times.append(edge)
     return [*times, low]
@@ -79,11 +79,12 @@ def solve(
 ) -> Tensor:
     """Integrate states y [B, ...] from `start` to `end`, an earlier time: time decreases.
 
-    All unfinished samples attempt a step together, each from its own time with its own size; a finished one
-    idles. The host waits for the device only between attempts. `slope` must be smooth between the two times.
+    All unfinished samples attempt a step together, each from its own time and with its own step size;
+    finished samples idle. The host waits for the device only between attempts. `slope` must be smooth between
+    the two times.
 
     Args:
-        norm: the size of a step's error; a step is accepted if it is below 1.
+        norm: the size of a step's error; a step is accepted if its size is below 1.
         rtol, atol: allowed error of a step, relative to |y| and absolute.
         reuse: use the last slope of an attempt as the first of the next: six evaluations per attempt instead
             of seven.
@@ -127,12 +128,12 @@ def solve(
         tau = torch.where(onward, tau_next, tau)
         going, lost = torch.stack([(tau > end).any(), stuck.any()]).tolist()
         if lost:
-            raise FloatingPointError(_lost(time, tau, stuck))
+            raise FloatingPointError(_stuck_message(time, tau, stuck))
         if not going:
             return y
     raise FloatingPointError(
-        f"after {MAX_ATTEMPTS} attempts still at {time}={float(tau.max()):.6g}: raise rtol ({rtol}) and "
-        f"atol ({atol})"
+        f"expected a solution within {MAX_ATTEMPTS} attempts, found the solver at "
+        f"{time}={float(tau.max()):.6g}: raise rtol ({rtol}) and atol ({atol})"
     )
 
 
@@ -164,9 +165,9 @@ def _smallest_step(tau: Tensor) -> Tensor:
     return 10.0 * (tau - torch.nextafter(tau, torch.full_like(tau, -torch.inf)))
 
 
-def _lost(time: str, tau: Tensor, stuck: Tensor) -> str:
+def _stuck_message(time: str, tau: Tensor, stuck: Tensor) -> str:
     index = int(stuck.long().argmax())
     return (
-        f"sample {index} of the batch cannot go on from {time}={float(tau[index]):.6g}: no step is small "
-        "enough for the tolerance. Look for NaN or infinity in what denoiser and guidance return there"
+        f"sample {index} of the batch cannot continue from {time}={float(tau[index]):.6g}: no step is small "
+        "enough for the tolerance. Look for NaN or infinity in the results of denoiser and guidance there"
     )

@@ -1,7 +1,7 @@
-"""An evaluation: the score network at a point, and guidance on what it gives.
+"""Evaluate the score network at a point of a sampler's path, and guidance on its result.
 
-Samplers evaluate by `evaluate`, so that the two can be compiled as one graph (`one_graph`) or looked at
-(`overflow`) whatever the sampler.
+All samplers call `evaluate`, so that network and guidance can be compiled as one graph (`one_graph`) or
+checked for overflow (`overflow`) with any sampler.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dgflow.diffusion.samplers import Denoiser, Predictor
 from dgflow.diffusion.times import per_sample
 
 Network = Callable[[tuple[Tensor, ...], Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""(x [B, ...] in EDM's scaling, float64, and whatever else the network reads; noise levels sigma [B]; class
-labels) -> (denoised image, like x; the v of a `Predictor`, or None). Two that compare equal are the same."""
+"""(x [B, ...] in EDM's scaling, float64, and any further tensors that the network reads; noise levels sigma
+[B]; class labels) -> (denoised image, like x; the v of a `Predictor`, or None). Networks that compare equal
+compute the same function."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Place(NamedTuple):
     step_bounds: Bounds | None = None
 
     def point(self, x: Tensor, denoised: Tensor) -> Point:
-        """The point at which guidance is asked."""
+        """The point at which guidance is evaluated."""
         return Point(
             x,
             self.sigma,
@@ -79,7 +80,8 @@ Evaluate = Callable[[Network, tuple[Tensor, ...], Sequence[Guide], Place], tuple
 
 
 class Guides(tuple[Guide, ...]):
-    """The entries of a sampler's guidance, with their own way of evaluating them and the score network."""
+    """The entries of a sampler's guidance, and the function `how` that evaluates them and the score
+    network."""
 
     how: Evaluate
 
@@ -100,6 +102,6 @@ def eagerly(
 def evaluate(
     network: Network, state: tuple[Tensor, ...], guidance: Sequence[Guide], place: Place
 ) -> tuple[Advice, Tensor | None]:
-    """Evaluate as `guidance` has it if it is `Guides`, else eagerly."""
+    """Evaluate by `guidance.how` if `guidance` is a `Guides`, otherwise by `eagerly`."""
     how = guidance.how if isinstance(guidance, Guides) else eagerly
     return how(network, state, guidance, place)

@@ -1,8 +1,7 @@
-"""Networks in float16, which has 11 bits and goes up to 65,504: what stays in float32, and weights that do
-not fit.
+"""Convert networks to float16, which has 11 bits and a range up to 65,504.
 
-Float32 stay norms, embeddings, and the modules that are `Wide`: in the U-Nets that were published in float16,
-guided-diffusion's and EDM's, all linear layers, and in guided-diffusion's the output.
+Norms, embeddings and `Wide` modules stay in float32. In the U-Nets that were published in float16,
+guided-diffusion's and EDM's, all linear layers are `Wide`; in guided-diffusion's, the output layer is too.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from torch import Tensor, nn
 SLOW = (
     'precision="float16" is for GPUs, and several times slower than float32 on a CPU: use precision="float32"'
 )
-"""The warning of a process that computes in float16 on a CPU."""
+"""The warning for a process that computes in float16 on a CPU."""
 
 
 def widened(x: Tensor, weight: Tensor) -> Tensor:
-    """x in the dtype of a weight that stays wide in a float16 network; x itself elsewhere."""
+    """x in the dtype of a weight that stays float32 in a float16 network; x itself in other networks."""
     return x.to(weight.dtype) if x.dtype == torch.float16 else x
 
 
 class Wide:
-    """Mixin of modules that stay in float32 in a float16 network, with all that they hold."""
+    """Mixin for modules that stay in float32 in a float16 network, including all their submodules."""
 
 
 class WideLinear(Wide, nn.Linear):
@@ -36,8 +35,8 @@ class WideSequential(Wide, nn.Sequential):
 def to_float16(network: nn.Module) -> None:
     """Convert a network in place, except for norms, embeddings and `Wide` modules.
 
-    Raises ValueError, naming the weights, for some that float16 cannot hold: above 65,504, or so small that
-    all of a tensor would become 0.
+    Raises ValueError for weights that float16 cannot hold: a tensor with a value above 65,504, or with values
+    so small that all of them would become 0. The error names the tensor.
     """
     kinds = (Wide, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
     kept = {
@@ -54,7 +53,7 @@ def to_float16(network: nn.Module) -> None:
         if magnitude != 0.0 and not smallest <= magnitude <= largest:
             raise ValueError(
                 f"expected weights that float16 can hold, at most {largest:,.0f} and not all below "
-                f"{smallest:.1g}, found {name} with {magnitude:.4g} as its largest magnitude: take "
+                f"{smallest:.1g}, found {name} with the largest magnitude {magnitude:.4g}: use "
                 'precision="bfloat16" or precision="float32"'
             )
     network.to(torch.float16)

@@ -24,9 +24,9 @@ Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 def flow_log_density(field: Field, x: Tensor, levels: Sequence[float]) -> Tensor:
     """log p(x) [B] of samples that the ODE of `field` draws from N(0, levels[-1]^2), at noise levels[0].
 
-    The fourth-order Runge-Kutta method over increasing `levels`, on y = x / sqrt(1 + sigma^2), which hardly
-    changes where noise dominates. `field` must be smooth between two levels, so include the edges of a
-    guidance window among them (`flow_levels`).
+    The ODE is integrated by the fourth-order Runge-Kutta method over increasing `levels`, for y = x / sqrt(1
+    + sigma^2), which hardly changes where noise dominates. `field` must be smooth between two levels, so
+    include the edges of a guidance window in `levels` (`flow_levels`).
     """
     y = x.double() / math.hypot(1.0, levels[0])
     change = y.new_zeros(len(y))
@@ -45,8 +45,8 @@ def flow_log_density(field: Field, x: Tensor, levels: Sequence[float]) -> Tensor
 
 
 def flow_levels(sigma_min: float, sigma_max: float, steps: int, edges: Sequence[float] = ()) -> list[float]:
-    """About `steps` steps from sigma_min to sigma_max, even in log sigma, with the `edges` in between as
-    additional levels.
+    """Noise levels of about `steps` steps from sigma_min to sigma_max, evenly spaced in log sigma, with the
+    `edges` in between as additional levels.
     """
     stops = [sigma_min, *sorted(edge for edge in edges if sigma_min < edge < sigma_max), sigma_max]
     total, levels = math.log(sigma_max / sigma_min), [sigma_min]

@@ -6,9 +6,9 @@ unknown score of the data cancels:
 
     Gain(w) = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma,   D' = D + w sigma^2 gradient
 
-with the gradient of the log-ratio in x = x0 + sigma z. Expanded, so that no two large errors are subtracted,
-an item gives 2 w agreement - w^2 energy per unit of log sigma (`gain_curve`). Positive is better; only the
-integrated range of noise levels counts.
+with the gradient of the log-ratio in x = x0 + sigma z. The difference is expanded, so that no two large
+errors are subtracted: an item (an image at a noise level) gives 2 w agreement - w^2 energy per unit of log
+sigma (`gain_curve`). Positive is better; only the integrated range of noise levels counts.
 """
 
 from __future__ import annotations

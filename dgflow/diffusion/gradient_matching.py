@@ -32,7 +32,7 @@ def logits_and_gradients(ask: Callable[[Tensor], Tensor], y: Tensor, sigma: Tens
     y and must not mix samples.
     """
     learns = torch.is_grad_enabled()
-    # Attention by plain products, as the fast kernels have only a first derivative.
+    # Attention is computed by plain products, since the fast kernels have only a first derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         y = y.detach().requires_grad_()
         logit_B = ask(y)
@@ -45,7 +45,7 @@ def gradient_loss(items: Moments) -> Tensor:
     """(|D + sigma^2 g - x0|^2 - |D - x0|^2) / sigma^2 [B] of gradients g: the denoising error, summed over
     the values of an image, minus the error of the network alone, which no discriminator changes.
 
-    Expanded, so that no two large errors are subtracted. The loss is 0 for an uninformative discriminator and
-    negative for a helpful one. Its integral over log sigma is -Gain at weight 1, in nats.
+    The difference is expanded, so that no two large errors are subtracted. The loss is 0 for an uninformative
+    discriminator and negative for a helpful one. Its integral over log sigma is -Gain at weight 1, in nats.
     """
     return items.energy - 2.0 * items.agreement

@@ -32,11 +32,11 @@ Bounds = tuple[float, float]
 """Host floats (low, high) that enclose noise levels."""
 
 ANYWHERE: Bounds = (0.0, 1e9)
-"""Bounds of noise levels that the host does not know: each sample's own decides."""
+"""Bounds for noise levels that the host does not know: a term acts by each sample's own level."""
 
 GRADIENT_SCALE = 2.0**10
-"""A network's gradient is computed times this, which keeps it out of float16's subnormal numbers. A power of
-two, so that the bits in other precisions are those without it."""
+"""Factor on a network's gradient during the backward pass, which keeps the gradient out of float16's
+subnormal numbers. A power of two changes no bits in other precisions."""
 
 LogRatios = list[Tensor | None]
 """Log-ratios by term: [B], or None for a term without one."""
@@ -91,10 +91,13 @@ class GuidanceTerm(Protocol):
     If `point.x` requires gradients (likelihood), the gradient must itself be differentiable in x: computed
     with `create_graph`, and not detached.
 
-    Three attributes are optional: `boost: Boost | None` asks for churn; `tau_edges: tuple[float, ...]` are
-    the linear-VP times at which the gradient jumps, where an adaptive ODE solver must restart; `acts(order,
-    sigmas: Bounds, began: Bounds) -> bool` is True, without evaluating a network, if the term is evaluated
-    for a batch with noise levels in `sigmas`, in steps that began within `began`.
+    Three attributes are optional:
+
+    - `boost: Boost | None` requests churn;
+    - `tau_edges: tuple[float, ...]` are the linear-VP times at which the gradient jumps, where an adaptive
+      ODE solver must restart;
+    - `acts(order, sigmas: Bounds, began: Bounds) -> bool` is True if the term is evaluated for a batch with
+      noise levels in `sigmas`, in steps that began within `began`; it evaluates no network.
     """
 
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]: ...
@@ -169,9 +172,9 @@ def guide(guidance: Sequence[Guide], point: Point) -> Advice:
         if gradient is not None:
             if differentiated(point.x) and not gradient.requires_grad:
                 raise ValueError(
-                    f"expected of {type(term).__name__}, term {index} of the guidance, a gradient that can "
-                    "be differentiated once more in x, for the divergence of the guided score, found one in "
-                    "which x has no part: compute it with create_graph=True, and do not detach it"
+                    f"expected a gradient that can be differentiated again in x, for the divergence of the "
+                    f"guided score, found one that does not depend on x, of {type(term).__name__}, term "
+                    f"{index} of the guidance: compute it with create_graph=True, and do not detach it"
                 )
             total = gradient if total is None else total + gradient
             asked[index] = True
@@ -180,7 +183,8 @@ def guide(guidance: Sequence[Guide], point: Point) -> Advice:
 
 def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Tensor:
     """The denoised image of the guided score, float64: denoised + sigma^2 * gradient (Tweedie), sigma [B].
-    `denoised` defaults to the advice's image; it is given, for example, if the image was clipped.
+
+    denoised: the image to use instead of the advice's, such as a clipped one.
     """
     denoised = (advice.denoised if denoised is None else denoised).double()
     if advice.gradient is None:
@@ -262,8 +266,9 @@ def edges(window: tuple[float, float], *scales: Scale) -> tuple[float, ...]:
 
 
 def weighted(gradient: Tensor, weight_B: Tensor, inside_B: Tensor) -> Tensor:
-    """weight * gradient, 0 for samples outside; by where rather than a factor 0, as a network may overflow at
-    noise levels outside its window.
+    """weight * gradient for samples inside the window, 0 for the others.
+
+    torch.where selects the zeros, since a network may overflow outside its window, and 0 * inf is NaN.
     """
     return torch.where(per_sample(inside_B, gradient), gradient * per_sample(weight_B, gradient), 0.0)
 
@@ -280,12 +285,12 @@ def vp_gradient(
 
     Both are detached, unless x requires gradients: then both are differentiable in x.
 
-    ask: (y, time [B]) -> (output, log-density [B]). The network sees float32 y = mean * x with mean = 1 /
-        sqrt(1 + sigma^2), so grad_x = mean * grad_y.
+    ask: (y, time [B]) -> (output, log-density [B]). The network receives float32 y = mean * x with mean =
+        1 / sqrt(1 + sigma^2), so grad_x = mean * grad_y.
     """
     sigma = sigma.double()
     mean, again = per_sample((1.0 + sigma.square()).rsqrt(), x), differentiated(x)
-    # Attention by plain products, as the fast kernels have only a first derivative.
+    # Attention is computed by plain products, since the fast kernels have only a first derivative.
     kernels = sdpa_kernel(SDPBackend.MATH) if again else nullcontext()
     with torch.enable_grad(), kernels:
         y = (mean * x).float() if again else (mean * x).detach().float().requires_grad_()

@@ -16,7 +16,7 @@ TAU_MIN = 0.01
 """Default lower end of a discriminator's window: sigma = 0.0447."""
 
 TIMESTEP_ERROR = 0.01
-"""An upper bound of the difference between `_tau_after(t)` and t / 1000, which is at most 0.005."""
+"""Tolerance for t / 1000 as an approximation of `_tau_after(t)`; the largest difference is 0.005."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -38,8 +38,8 @@ class Switch(Spec):
 
 Scale = Number | Switch
 Combine = Literal["logits", "probabilities"]
-"""The log-ratio of several discriminators: the mean log-ratio, or the log-ratio of the mean probability
-(`dgflow.diffusion.ensembles`).
+"""The combination of several discriminators into one log-ratio: the mean log-ratio, or the log-ratio of the
+mean probability (`dgflow.diffusion.ensembles`).
 """
 
 

@@ -68,8 +68,8 @@ class DiscriminatorGuidance(DiscriminatorOptions):
     ends of the range of noise levels with positive Gain at that weight, with 95 % confidence, one-sided and
     level by level, and the weight is then the best one within it. If Gain is positive up to the highest
     measured level, there is no upper end. Without a positive Gain the weight is 0, and samples are unguided.
-    An effective weight w of Heun's step needs both weights, `weight="gain", second_order_weight="gain"`; with
-    the second at 0 the effect is about that of w / 2.
+    To guide both evaluations of Heun's step by the chosen weight w, set `weight="gain",
+    second_order_weight="gain"`. With `second_order_weight=0`, the effect is about that of weight w / 2.
 
     Gain comes from the epoch of one discriminator trained with `gain_of`. For an ensemble, or a discriminator
     trained elsewhere, give the result of a `Gain` step instead of `weight="gain"`. Both must be measured with
@@ -92,20 +92,20 @@ class DiscriminatorGuidance(DiscriminatorOptions):
         check_window(tau_min, 1.0 if self.tau_max == "gain" else self.tau_max, self.after_timestep)
         if self.second_order_weight == "gain" and not self._weight_by_gain:
             raise ValueError(
-                f'expected weight="gain" with second_order_weight="gain", found {self.weight}: both orders '
-                "take the one weight at which Gain is largest"
+                f'expected weight="gain" with second_order_weight="gain", found {self.weight}: Gain chooses '
+                "one weight for both orders"
             )
         if not self.asks_gain:
             return self
         if isinstance(self.weight, Switch):
             raise ValueError(
-                'expected one number as weight, or weight="gain", where the window is chosen by Gain, found '
-                "a Switch"
+                'expected a number or "gain" as weight if Gain chooses the window, found a Switch: give one '
+                "weight for all times"
             )
         if self.match_preceding_norm:
             raise ValueError(
-                "expected match_preceding_norm=False where Gain chooses, found True: Gain is that of the "
-                "gradient itself, and not of its direction"
+                "expected match_preceding_norm=False if Gain chooses weight or window, found True: Gain is "
+                "measured for the unscaled gradient"
             )
         return self
 
@@ -115,8 +115,8 @@ class DiscriminatorGuidance(DiscriminatorOptions):
             raise ValueError("discriminator: expected one discriminator or more, found an empty tuple")
         if isinstance(self.discriminator, Weights) and self.combine != "logits":
             raise ValueError(
-                f"expected combine={self.combine!r} with several discriminators, (a, b, ...), found one: "
-                "leave combine out"
+                f"expected several discriminators, (a, b, ...), with combine={self.combine!r}, found one: "
+                "omit combine"
             )
         return self
 

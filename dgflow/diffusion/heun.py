@@ -56,8 +56,9 @@ def heun(
     Args:
         latents: unit normals [B, ...]; scaled by sigmas[0] here.
         sigmas: decreasing noise levels; a last level of 0 is reached by an Euler step.
-        images: clean images [B, ...] to which the scaled latents are added; None for none, as published.
-        round_sigma: for a network with discrete levels: rounds the schedule and the levels raised by churn.
+        images: clean images [B, ...] to which the scaled latents are added; None to start from noise, as
+            published.
+        round_sigma: rounds the schedule and the levels raised by churn, for a network with discrete levels.
         class_labels: passed to denoiser and guidance.
         guidance: terms whose gradients are summed; see `guidance.GuidanceTerm`.
         churn_noise: unit normals [B, ...] by step. Called at most once per step and only if noise can be
@@ -87,7 +88,7 @@ def heun(
 
 @dataclass(frozen=True)
 class HeunPath(Path):
-    """The steps of `heun`, each a move; churn takes one draw.
+    """The path of `heun`: one move per step, with one draw for churn.
 
     Args:
         levels: decreasing noise levels, rounded for the network; the last one may be 0.
@@ -156,7 +157,7 @@ def known_levels(
     levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
-        raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
+        raise ValueError(f"expected two or more decreasing, finite noise levels >= 0, found {levels}")
     return levels
 
 
@@ -189,7 +190,7 @@ def heun_step(slope: Slope, x: Tensor, begin: Levels, end: Levels) -> tuple[Tens
     if low > 0.0:
         d_next, _ = slope(x_next, end, 2)
         return x + h * (0.5 * d + 0.5 * d_next), log_ratios
-    # Rows that have arrived are evaluated with the others, at one of their levels, and keep their values.
+    # Rows that have reached level 0 are evaluated at the lowest level of the others; the result is discarded.
     on_the_way = end.sigma > 0.0
     taking_part = [level > 0.0 for level, _ in end.groups]
     least = min(level for level, _ in end.groups if level > 0.0)

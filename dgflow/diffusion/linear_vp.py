@@ -1,4 +1,4 @@
-"""The linear variance-preserving diffusion for host numbers, for specs, which do not load torch. `times` has
+"""The linear variance-preserving diffusion on Python numbers, for specs, which do not load torch. `times` has
 the maps for tensors.
 """
 

@@ -15,7 +15,7 @@ from dgflow.diffusion.times import mean_std, per_sample
 DiscriminatorLoss = Literal["bce", "lsif", "ukl"]
 
 AS_PUBLISHED = {"lsif": 5.0, "ukl": 10.0}
-"""|logit| up to which the losses are as published; no slope of either exceeds exp(10) = 22,026."""
+"""|logit| up to which the losses "lsif" and "ukl" are as published. No slope exceeds exp(10) = 22,026."""
 
 
 def lognormal_sigma(normal: Tensor, P_mean: float = -1.2, P_std: float = 1.2) -> Tensor:
@@ -83,7 +83,7 @@ def discriminator_loss(logit: Tensor, is_real: Tensor, kind: DiscriminatorLoss =
     else:
         on_real, on_fake = -inner, inner.exp()
         high = low = 1.0
-    # The integrals of the slopes beyond the edges; not by expm1, whose slope torch computes from a
+    # The integrals of the slopes beyond the edges. expm1 is not used, since torch computes its slope from a
     # difference.
     on_real = on_real + high * ((-above).exp() - 1.0) + low * below
     on_fake = on_fake + high * math.exp(edge) * above + low * math.exp(-edge) * ((-below).exp() - 1.0)

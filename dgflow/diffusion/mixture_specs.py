@@ -33,12 +33,12 @@ class GaussianMixture(Spec):
         counts = len(self.means), len(self.stds), len(self.weights)
         if len(set(counts)) > 1 or not self.means:
             raise ValueError(
-                "expected as many means, stds and weights, one or more of each, found "
+                "expected equal numbers of means, stds and weights, one or more of each, found "
                 f"{counts[0]}, {counts[1]} and {counts[2]}"
             )
         widths = sorted({len(mean) for mean in self.means})
         if len(widths) > 1 or widths[0] == 0:
-            raise ValueError(f"expected means of one number of coordinates, found {widths}")
+            raise ValueError(f"expected means with the same number of coordinates, found {widths}")
         if abs(math.fsum(self.weights) - 1.0) > ROUNDING:
             raise ValueError(f"expected weights that sum to 1, found a sum of {math.fsum(self.weights):.6g}")
         return self

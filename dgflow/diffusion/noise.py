@@ -10,7 +10,7 @@ integer); run eagerly if bits matter.
 
 Layout, which is part of every stored sample's identity and must not change:
     key      word 0   seed, low 32 bits               word 1   seed, high 32 bits
-    counter  word 0   block (two elements a block)    word 1   sample index, low 32 bits
+    counter  word 0   block (two elements per block)  word 1   sample index, low 32 bits
              word 2   sample index, high 31 bits      word 3   draw << 24 | step
     ranges   0 <= seed < 2**64, 0 <= index < 2**63, 0 <= step < 2**24, 0 <= draw < 2**8,
              elements per sample <= 2**33
@@ -88,8 +88,8 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: Step, dra
 
     Args:
         seed: 64-bit seed.
-        index_B: int64 [B], the samples' indices (negative ones are refused on the CPU, where the check needs
-            no sync).
+        index_B: int64 [B], the samples' indices. Negative indices raise ValueError on the CPU, where the
+            check needs no sync.
         shape: shape of one sample; () for a single number.
         step, draw: see the layout above. Steps in a tensor are not checked.
 
@@ -132,7 +132,7 @@ def _words(seed: int, index_B: Tensor, size: int, step: Step, draw: int) -> Word
     if index_B.dtype != torch.int64 or index_B.ndim != 1:
         raise ValueError(f"expected sample indices int64 [B], found {index_B.dtype} {list(index_B.shape)}")
     if size > 2**33:
-        raise ValueError(f"expected at most 2**33 elements a sample, found {size}")
+        raise ValueError(f"expected at most 2**33 elements per sample, found {size}")
     if (
         index_B.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -155,8 +155,8 @@ def _elements(pairs: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a * b for 32-bit a, b, in halves of b so that nothing passes 2**63 (signed
-    overflow is undefined in C++)."""
+    """High and low 32 bits of a * b for 32-bit a, b. b is split into halves so that no product exceeds 2**63
+    (signed overflow is undefined in C++)."""
     upper, lower = a * (b >> 16), a * (b & 0xFFFF)
     high = (upper + (lower >> 16)) >> 16
     low = (lower + ((upper & 0xFFFF) << 16)) & _MASK

@@ -18,8 +18,8 @@ class Observer:
     """A guidance term without a gradient, for the end of a list of terms. It records the log-ratio at the
     first evaluation of every step, and leaves all samples bit-identical.
 
-    With an adaptive solver, the records are the stages of all attempts, including rejected ones, which lie on
-    the path within the solver's tolerance.
+    With an adaptive solver, the records are the stages of all attempts, including rejected attempts. They lie
+    on the path within the solver's tolerance.
 
     Args:
         discriminator, time: as in `DiscriminatorTerm`.

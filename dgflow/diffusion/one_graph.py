@@ -1,7 +1,7 @@
-"""Evaluations as one compiled graph: the score network and all guidance that acts, forward and backward.
+"""Compile an evaluation as one graph: the score network and all guidance that acts, forward and backward.
 
-Everything that a graph reads is a tensor on the device. What depends on the host (which entries act at these
-noise levels, the order within a step) chooses the graph, so that none is compiled again from step to step.
+All inputs of a graph are tensors on the device. Values on the host (the entries that act at these noise
+levels, the order within a step) select the graph, so no graph is compiled again from step to step.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dgflow.diffusion.evaluation import Network, Place, eagerly
 from dgflow.diffusion.guidance import ANYWHERE, Advice, Correction, Guide, LogRatios, Point, acting
 
 PADDED = 0.75
-"""The share of a known batch size from which a smaller batch is padded to it, and not compiled anew: the
-batches of a shard differ by a row."""
+"""Smallest batch, as a share of a compiled batch size, that is padded to this size rather than compiled for
+its own: the batches of a shard differ by one row."""
 
 
 class OneGraph:
-    """An `evaluation.Evaluate` that compiles: one graph for each kind of evaluation and batch size, which is
-    traced and compiled at its first use. On CUDA a graph is replayed as a CUDA graph.
+    """An `evaluation.Evaluate` with one compiled graph per kind of evaluation and batch size.
 
-    It is for one system, a score network and its guidance. Results equal those of `eagerly` but for rounding,
+    A graph is traced and compiled at its first use. On CUDA it is replayed as a CUDA graph. One instance
+    serves one system, a score network and its guidance. Results equal those of `eagerly` up to rounding,
     which depends on the machine's compiler.
 
     Args:
-        backend: of torch.compile.
+        backend: backend of torch.compile.
 
-    Raises ValueError for a network that reads a number of the device on the host.
+    Raises ValueError for a network that copies a value from the device to the host.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -44,14 +44,14 @@ class OneGraph:
     ) -> tuple[Advice, Tensor | None]:
         """See `evaluation.Evaluate`."""
         began, began_bounds = place.point(state[0], state[0]).began
-        if began is place.sigma:  # without churn; a graph's inputs must be tensors of their own
+        if began is place.sigma:  # without churn; the inputs of a graph must be separate tensors
             began = began.clone()
         acts = tuple(acting(guidance, place.order, place.sigma_bounds, began_bounds))
         for entry, act in zip(guidance, acts, strict=True):
             check = getattr(entry, "check", None)
             if act and check is not None:
                 check(place.sigma_bounds, began_bounds)
-        # The order means nothing where nothing acts.
+        # If no entry acts, both orders share a graph.
         kind = _Kind(network, place.order if any(acts) else 1, acts, place.class_labels is not None)
         rows = len(place.sigma)
         step = place.step
@@ -67,12 +67,12 @@ class OneGraph:
         return self._graphs[kind, size](given, rows)
 
     def _size(self, kind: _Kind, rows: int) -> int:
-        """The batch size at which so many rows are evaluated."""
-        sizes = (size for known, size in self._graphs if known == kind and rows <= size)
+        """The compiled batch size for `rows` rows: an existing one that is close enough, or `rows`."""
+        sizes = (size for compiled, size in self._graphs if compiled == kind and rows <= size)
         return min((size for size in sizes if rows >= PADDED * size), default=rows)
 
     def forget(self) -> None:
-        """Drop all graphs and what they hold of the device's memory, as before batches of another size."""
+        """Drop all graphs and free their device memory, for example before batches of another size."""
         if self._graphs:
             self._graphs.clear()
             torch.compiler.reset()
@@ -92,7 +92,7 @@ class OneGraph:
             asked[:] = advice.asked
             return advice.denoised, advice.gradient, v, *advice.log_ratios
 
-        # Traced by running it: the backward pass is part of the trace, and its first result is not needed.
+        # Tracing runs the function once and includes the backward pass; the result is not needed.
         with torch.no_grad():
             try:
                 module = make_fx(run)(*given)
@@ -100,9 +100,9 @@ class OneGraph:
                 if "tracing tensor" not in str(error):
                     raise
                 raise ValueError(
-                    "compile: expected networks that read no number of the device on the host (.item(), "
-                    f"if tensor, .cpu()), found one that does: {str(error).splitlines()[0]}; change its "
-                    "forward, or leave compile out"
+                    "compile: expected networks that copy no value from the device to the host (.item(), "
+                    f"`if` on a tensor, .cpu()), found one that does: {str(error).splitlines()[0]}; change "
+                    "its forward, or omit compile"
                 ) from error
         on_cuda = given[0].is_cuda
         options: dict[str, Any] | None = None
@@ -125,7 +125,7 @@ class _Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class _Graph:
-    """A compiled evaluation, and which entries of guidance it asks."""
+    """A compiled evaluation; `asked` is True for each entry of guidance that it evaluates."""
 
     run: Callable[..., tuple[Tensor | None, ...]]
     asked: tuple[bool, ...]
@@ -135,15 +135,15 @@ class _Graph:
         """The results for the first `rows` rows."""
         with torch.no_grad():
             if self.on_cuda:
-                # The next replay overwrites what this one gives.
+                # The next replay overwrites the outputs of this one.
                 torch.compiler.cudagraph_mark_step_begin()
             denoised, gradient, v, *log_ratios = (
                 None if value is None else (value.clone() if self.on_cuda else value)[:rows]
                 for value in self.run(*given)
             )
         assert denoised is not None
-        found: LogRatios = log_ratios
-        return Advice(denoised, gradient, found, self.asked), v
+        of_entries: LogRatios = log_ratios
+        return Advice(denoised, gradient, of_entries, self.asked), v
 
 
 class _IdleTerm:

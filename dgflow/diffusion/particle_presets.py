@@ -52,7 +52,7 @@ PARTICLE_ROWS = MappingProxyType(
         "ffhq64": _before((15, 19, 23, 27), Heun(steps=32, S_churn=2.5, **_CHURN)),
     }
 )
-"""By data set and, if it is not Heun's, sampler. FFHQ's range of churn is assumed to be ImageNet's."""
+"""Rows by data set, and by sampler if it is not Heun's. FFHQ's range of churn is assumed to be ImageNet's."""
 
 
 def particle_filter(row: str, discriminator: Weights, count: int = 4) -> tuple[Heun, Particles]:

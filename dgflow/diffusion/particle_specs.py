@@ -48,9 +48,9 @@ Levels = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_di
 class BestOf(SelectionSpec):
     """Best of n: keep the one of `count` samples with the largest log-ratio by `discriminator`.
 
-    Any sampler and guidance can draw the candidates; all have the sample's class. The first candidate is the
-    sample without a selection. The discriminator is evaluated at noise level 0, so a discriminator of clean
-    images (`TrainDiscriminator(noise="none")`) fits best.
+    Any sampler and guidance can draw the candidates; all have the sample's class. The first candidate equals
+    the sample drawn without a selection. The discriminator is evaluated at noise level 0, so a discriminator
+    of clean images (`TrainDiscriminator(noise="none")`) fits best.
 
     The selection overshoots the data distribution towards the largest ratio: precision rises with `count`,
     and recall falls.
@@ -71,8 +71,8 @@ class BestOf(SelectionSpec):
         del score, guidance
         if sampler.block is not None:
             raise ValueError(
-                f"{where}: expected a sampler that chooses the steps of every sample by itself, found "
-                f"shared_block={sampler.block}: leave shared_block out"
+                f"{where}: expected a sampler that chooses step sizes per sample, found "
+                f"shared_block={sampler.block}: omit shared_block"
             )
 
     @property
@@ -84,11 +84,12 @@ class BestOf(SelectionSpec):
 
 
 class Particles(SelectionSpec):
-    """Particle filter: of `count` particles per sample, those with a large log-ratio replace the others
-    between the sampler's steps, and one is kept at the end (Liu et al. 2023).
+    """Particle filter (Liu et al. 2023): of `count` particles per sample, those with a large log-ratio
+    replace the others between the sampler's steps, and one particle is kept at the end.
 
-    Particles are weighted by the change of their log-ratio since the last resampling, and resampled where
-    their effective size, 1 / sum of squared weights, falls below `share` of them; always with a share of 1.
+    Particles are weighted by the change of their log-ratio since the last resampling. They are resampled if
+    their effective size, 1 / sum of squared weights, is below `share` of their number; always for a share of
+    1.
     With the exact log-ratio, the weighted particles converge to the data distribution as their number grows.
 
     Args:
@@ -149,14 +150,14 @@ class Particles(SelectionSpec):
         del score, guidance
         if not sampler.has_path:
             raise ValueError(
-                f"{where}: expected a sampler whose steps are fixed beforehand, so that particles stand at "
-                f"one noise level, found {type(sampler).__name__}: take Heun, or select with BestOf"
+                f"{where}: expected a sampler with steps fixed in advance, so that all particles are at one "
+                f"noise level, found {type(sampler).__name__}: use Heun, or select with BestOf"
             )
         if self.at == "restarts" and not _repeats(sampler):
             raise ValueError(
                 f'{where}.at: expected a sampler with restarts for "restarts", found '
-                f"{type(sampler).__name__} without any: take Restart(restarts=...), or look at weights "
-                '"always" or at noise levels'
+                f'{type(sampler).__name__} without any: use Restart(restarts=...), or set at to "always" or '
+                "to noise levels"
             )
         # A network may narrow the range, which `positions` reports.
         if isinstance(self.at, tuple) and sampler.widest_range is not None:
@@ -182,8 +183,8 @@ def _check_between(where: str, levels: Sequence[float], low: float, high: float)
     """Raise ValueError for noise levels at which no step of a sampler begins."""
     if outside := [level for level in levels if not low * (1 - ROUNDING) <= level <= high * (1 + ROUNDING)]:
         raise ValueError(
-            f"{where}: expected noise levels from {low:.4g} to {high:.4g}, between which the sampler takes "
-            f"its steps, found {', '.join(f'{level:g}' for level in outside)}"
+            f"{where}: expected noise levels from {low:.4g} to {high:.4g}, the range of the sampler's steps, "
+            f"found {', '.join(f'{level:g}' for level in outside)}"
         )
 
 

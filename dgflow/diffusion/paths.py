@@ -52,7 +52,7 @@ class State:
         return self.scaled if self.scale is None else self.scaled / per_sample(self.scale, self.scaled)
 
     def times(self, scale: Tensor) -> Tensor:
-        """x times `scale` [B]; exactly the result of the last move if its scale was the same."""
+        """x times `scale` [B]; bit-identical to the last move's result if the scale is unchanged."""
         ratio = scale if self.scale is None else scale / self.scale
         return self.scaled * per_sample(ratio, self.scaled)
 
@@ -148,7 +148,7 @@ class Path(ABC):
         return len(self.guidance)
 
     def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
-        """Samples at the first position, from unit normals [B, ...], added to clean images if given."""
+        """The state at the first position, from unit normals [B, ...] added to clean images, if given."""
         return State.fresh(noised(latents, self.levels[0], images), self.entries)
 
     @abstractmethod

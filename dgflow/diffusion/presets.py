@@ -49,8 +49,8 @@ class Changes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EDMRow:
-    """EDM-G++ with Heun's sampler; the baseline is EDM without guidance. With `cosine_time`, the
-    discriminator's feature classifier, of 64 pixels, uses cosine time.
+    """EDM-G++ with Heun's sampler; the baseline is EDM without guidance. With `cosine_time`, the classifier
+    that gives the discriminator's features, of 64 pixels, takes cosine time.
     """
 
     discriminator: DiscriminatorSettings
@@ -125,9 +125,9 @@ ADM_GPP = MappingProxyType(
         "4.45": _adm(classifier=(0.1, 2.0), fake=(5.0, 0.5), switch=600, published_fid=4.45),
     }
 )
-"""Rows by published FID. No code was released: the side of the switch of each number is inferred from how
-FID, IS and recall change; entropy scaling and norm matching are stated for 3.18 and assumed for the other
-rows.
+"""Rows by published FID. No code was released. Which number applies above a switch is inferred from the
+changes of FID, IS and recall. Entropy scaling and norm matching are stated for the row 3.18 and assumed for
+the others.
 """
 
 DIT_GPP = DiTRow(
@@ -139,8 +139,8 @@ DIT_GPP = DiTRow(
 
 
 def edm_gpp(row: str, discriminator: Discriminators, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
-    """EDM-G++ for `Heun`: "cifar10-uncond" (FID 1.77), "cifar10-cond" (1.64), "ffhq-64" (1.98), or with
-    "-plain" without the boost; with `changes` of the discriminator's settings.
+    """EDM-G++ for `Heun`: "cifar10-uncond" (FID 1.77), "cifar10-cond" (1.64) or "ffhq-64" (1.98); "-plain" at
+    the end omits the boost. `changes` replace settings of the discriminator's guidance.
 
     Raises ValueError for another row.
     """
@@ -151,7 +151,7 @@ def adm_gpp(
     row: str, classifier: Weights, discriminator: Discriminators, **changes: Unpack[Changes]
 ) -> tuple[Guidance, ...]:
     """ADM-G++ on ImageNet 256, for `DDPM(respacing="250")`, by published FID: "3.18" (the best), "3.73",
-    "4.66", "4.45"; with `changes` of the discriminator's settings.
+    "4.66", "4.45". `changes` replace settings of the discriminator's guidance.
 
     Raises ValueError for another row.
     """
@@ -163,8 +163,8 @@ def adm_gpp(
 
 
 def dit_gpp(discriminator: Discriminators, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
-    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83; with `changes` of the
-    discriminator's settings."""
+    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83. `changes` replace settings of the
+    discriminator's guidance."""
     return (DIT_GPP.classifier_free, _guide(discriminator, DIT_GPP.discriminator, changes))
 
 

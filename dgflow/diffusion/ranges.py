@@ -9,7 +9,7 @@ from dgflow.diffusion.linear_vp import LINEAR_VP
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
 
 EPSILON_S = 1e-3
-"""The last time of "vp" levels before 0."""
+"""The smallest positive time of "vp" noise levels."""
 
 ROUNDING = 1e-6
 """Tolerated relative error of a float32 noise level at the ends of a range."""

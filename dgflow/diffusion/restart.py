@@ -25,8 +25,13 @@ from dgflow.diffusion.times import per_sample
 
 
 class Move(NamedTuple):
-    """The steps between two positions: index of the first in the solver's levels, number of steps, and
-    standard deviation of the noise that a restart adds before them; None for a step of the schedule.
+    """The steps between two positions.
+
+    Args:
+        first: index of the first step in the solver's levels.
+        steps: number of steps.
+        added: standard deviation of the noise that a restart adds before the steps; None for a step of the
+            schedule.
     """
 
     first: int
@@ -36,9 +41,11 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class RestartPath(Path):
-    """Heun's method with restarts. Each repetition of a restart is a move from a level to the same level:
-    noise up to `sigma_max`, the first draw, then steps back down, with one draw each for churn. `Point.step`
-    counts the steps of a restart from 0. Without restarts it is `HeunPath`, bit for bit.
+    """Heun's method with restarts.
+
+    Each repetition of a restart is a move from a level to the same level. The first draw is noise up to
+    `sigma_max`; each step back down takes one draw for churn. `Point.step` counts the steps of a restart from
+    0. Without restarts, the path is bit-identical to `HeunPath`.
 
     Args:
         solver: the solver of all steps; its levels are the schedule's, followed by those of every restart.
@@ -68,7 +75,7 @@ class RestartPath(Path):
         S_max: float = math.inf,
         S_noise: float = 1.0,
     ) -> RestartPath:
-        """Build the path from the arguments of `heun`, and:
+        """Build the path from the arguments of `heun` and the following ones.
 
         Args:
             restarts: the restarts, at the levels that `placed` chooses.
@@ -86,7 +93,7 @@ class RestartPath(Path):
         places = placed(main, restarts)
         for place, level in enumerate(main):
             if (restart := places.get(place)) is not None:
-                # Exactly the schedule's level, which the formula misses by rounding.
+                # Exactly the schedule's level, from which the formula differs by rounding.
                 within = (*rho_levels(restart.points, level, restart.sigma_max, rho)[:-1], level)
                 within = known_levels(within, round_sigma, device)
                 added = S_noise * math.sqrt((within[0] - level) * (within[0] + level))
@@ -138,7 +145,9 @@ class RestartPath(Path):
         restarted = [move.added is not None for move in moves]
         if any(move.added for move in moves):
             if noise is None:
-                raise ValueError("expected noise, as Restart adds some: pass a function of the draw")
+                raise ValueError(
+                    "expected noise, since Restart adds noise, found None: pass a function of the draw"
+                )
             added = rows.each([move.added or 0.0 for move in moves])
             state = state.with_x(state.x + per_sample(added, state.x) * noise(0).double())
         parting = [part and not again for part, again in zip(rows.spread, restarted, strict=True)]
@@ -149,7 +158,8 @@ class RestartPath(Path):
             after = self.solver.move(state, places, class_labels, own, spread)
             due = [number < move.steps for move in moves]
             if not all(due):
-                # The other rows have arrived. They are evaluated anyway, so that batches keep their width.
+                # The other rows have finished their move. They are evaluated too, so that all batches have
+                # the same size, and the results are discarded.
                 index = [row for row, still in enumerate(rows.listed(due)) if still]
                 after = state.put(index, after.rows(index))
             state = after
@@ -157,7 +167,7 @@ class RestartPath(Path):
 
 
 def _churn_noise(noise: Noise, rows: Rows, restarted: Sequence[bool], number: int, _: int) -> Tensor:
-    """The normals for churn in the steps with this number; restarting groups have taken one draw before."""
+    """The normals for churn in step `number` of the moves; restarting groups have taken one draw before."""
     if number > 0 or all(restarted):
         return noise(number + 1)
     if not any(restarted):

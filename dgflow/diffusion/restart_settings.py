@@ -40,8 +40,8 @@ class RestartInterval(Spec):
 
 
 def placed(levels: Sequence[float], restarts: Sequence[RestartInterval]) -> dict[int, RestartInterval]:
-    """The restarts by position of their level. As published, the first level has none, and of several
-    restarts at one level the last one counts.
+    """The restarts by position of their level. As published, there is no restart at the first level, and the
+    last of several restarts at one level is used.
 
     Raises ValueError for a restart whose level is 0 or not below its `sigma_max`.
     """
@@ -52,6 +52,6 @@ def placed(levels: Sequence[float], restarts: Sequence[RestartInterval]) -> dict
             raise ValueError(
                 f"expected restarts whose nearest noise level is above 0 and below their sigma_max, found "
                 f"{levels[place]:.4g} for sigma_min {restart.sigma_min:g} and sigma_max "
-                f"{restart.sigma_max:g}: take more steps, or another interval"
+                f"{restart.sigma_max:g}: use more steps, or another interval"
             )
     return places

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 
 class Restart(Heun):
-    """Heun's method that adds noise within intervals of noise levels and solves again (Xu et al. 2023); 2 *
-    steps - 1 evaluations of the denoiser, and 2 * repeats * (points - 1) per interval. Without `restarts` it
-    is `Heun`.
+    """Restart sampling (Xu et al. 2023): Heun's method that adds noise within intervals of noise levels and
+    solves again.
+
+    It evaluates the denoiser 2 * steps - 1 times, and 2 * repeats * (points - 1) times per interval. Without
+    `restarts` it equals `Heun`.
 
     `S_noise` also multiplies the noise of restarts. `restart_gamma` is the churn within restarts: the
     relative increase of a step's level between `S_min` and `S_max`.
@@ -43,10 +45,10 @@ class Restart(Heun):
         places = [restart.place(levels) for restart in self.restarts]
         for number, (restart, place) in enumerate(zip(self.restarts, places, strict=True)):
             if place == 0 or place in places[number + 1 :]:
-                taken = "to which a later one comes, too" if place else "the first one, before any step"
+                taken = "shared with a later restart" if place else "the first level, before any step"
                 raise ValueError(
                     f"expected restarts of different noise levels, found one of {levels[place]:.4g} "
-                    f"(sigma_min {restart.sigma_min:g}), {taken}: take more steps, or fewer restarts"
+                    f"(sigma_min {restart.sigma_min:g}), {taken}: use more steps, or fewer restarts"
                 )
         return self
 

@@ -58,10 +58,10 @@ def rk45(
     """Solve from `tau_max` to `tau_min`; score_y = sqrt(1 + sigma^2) * ((denoised - x) / sigma^2 + sum of
     gradients).
 
-    All unfinished samples attempt a step together, each from its own time with its own size; a finished one
-    idles. The host waits for the device only between attempts. The solver restarts at every time in the
-    terms' `tau_edges`, where the slope jumps, and evaluates no term beyond an edge. An attempt takes six
-    evaluations, or seven if a term has a boost.
+    All unfinished samples attempt a step together, each from its own time and with its own step size;
+    finished samples idle. The host waits for the device only between attempts. The solver restarts at every
+    time in the terms' `tau_edges`, where the slope jumps, and evaluates no term beyond an edge. An attempt
+    takes six evaluations, or seven if a term has a boost.
 
     Args:
         latents: unit normals [B, ...], the state y at tau_max.
@@ -69,8 +69,8 @@ def rk45(
             noise.
         tau_max, tau_min: start and end, in the time of `vp`. Soft Truncation ends at 1e-5, LSGM at 1e-5 or
             1e-6.
-        rtol, atol: allowed error of a step, relative to |y| and absolute; the root mean square over a sample
-            is below 1.
+        rtol, atol: allowed error of a step, relative to |y| and absolute. A step is accepted if the root mean
+            square over a sample, in units of the allowed error, is below 1.
         class_labels: passed to denoiser and guidance.
         guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is
             1. The paper leaves a boost undefined for this solver: here it acts in attempts whose number is a
@@ -143,8 +143,11 @@ def rk45(
 
 
 class _Flow:
-    """The slope dy/dtau inside one piece at a time, the log-ratios of its last evaluation, and counts of
-    evaluations [1 + entries of guidance]: `of_batch`, and `of_samples` [B, ...] in which each took part."""
+    """The slope dy/dtau inside one piece at a time, and the log-ratios of the last evaluation.
+
+    Counts of evaluations [1 + entries of guidance] are `of_batch` for the batch, and `of_samples` [B, ...]
+    for the evaluations in which each sample took part.
+    """
 
     def __init__(
         self,

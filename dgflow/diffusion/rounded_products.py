@@ -1,4 +1,4 @@
-"""Autocast to bfloat16 by the kernels of float32, on CPUs for which torch has none in bfloat16."""
+"""Emulate autocast to bfloat16 by float32 kernels, on CPUs for which torch has no bfloat16 kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _PRODUCTS: tuple[Callable[..., Any], ...] = (F.conv1d, F.conv2d, F.linear)
 
 
 class RoundedProducts(TorchFunctionMode):
-    """Convolutions and linear maps under autocast, in float32 of factors rounded to bfloat16, and rounded.
+    """Compute convolutions and linear maps under autocast in float32, with factors and results rounded to
+    bfloat16.
 
-    torch's own kernels compute the same there, up to the order of sums: of a 3 x 3 convolution of
-    [6, 32, 64, 64], one value in 9,000 differs, by one rounding. On one thread of an AMD EPYC with AVX2 they
-    take 820 ms for it, and float32's 10 ms.
+    torch's own kernels compute the same values up to the order of sums: in a 3 x 3 convolution of
+    [6, 32, 64, 64], one value in 9,000 differs, by one rounding. On one thread of an AMD EPYC with AVX2, this
+    convolution takes 820 ms by torch's kernels and 10 ms in float32.
     """
 
     def __torch_function__(
@@ -43,11 +44,11 @@ def _rounded(value: Any) -> Any:
 
 @contextmanager
 def emulated_autocast() -> Iterator[None]:
-    """Autocast to bfloat16 on a CPU for which `lacks_kernels` is true."""
+    """A context with autocast to bfloat16, for a CPU for which `lacks_kernels` is true."""
     with torch.autocast("cpu", torch.bfloat16), RoundedProducts():
         yield
 
 
 def lacks_kernels() -> bool:
-    """True where torch has no kernels in bfloat16 for this CPU, such as one with AVX2 alone."""
+    """True if torch has no bfloat16 kernels for this CPU, such as a CPU with AVX2 only."""
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -56,9 +56,9 @@ class Rows:
         first = (at[0], spread[0]) if at else (0, False)
         if (at.count(first[0]), spread.count(first[1])) == (len(at), len(at)):
             return cls([first[0]], [first[1]], None, len(at), device)
-        known: dict[tuple[int, bool], int] = {}
-        group = [known.setdefault(kind, len(known)) for kind in zip(at, spread, strict=True)]
-        return cls([p for p, _ in known], [s for _, s in known], np.array(group), len(at), device)
+        numbers: dict[tuple[int, bool], int] = {}
+        group = [numbers.setdefault(kind, len(numbers)) for kind in zip(at, spread, strict=True)]
+        return cls([p for p, _ in numbers], [s for _, s in numbers], np.array(group), len(at), device)
 
     def step(self, numbers: Sequence[int]) -> int | Tensor:
         """`Point.step`: the step number at each row's position: one number if all are equal, otherwise int64

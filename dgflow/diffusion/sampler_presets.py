@@ -50,7 +50,8 @@ RESTART_ROWS = MappingProxyType(
         ),
     }
 )
-"""Rows by data set, score network unless it is EDM's own (or PFGM++), and evaluations; "cifar10" has 43."""
+"""Rows by data set, score network (omitted for EDM's own and for PFGM++) and evaluations (43 for "cifar10").
+"""
 
 
 def restart(row: str) -> Restart:

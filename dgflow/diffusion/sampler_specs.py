@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|(0,)*[1-9]\d*(,(0|[1-9]\d*))*)?$")]
-"""The steps of a schedule to use: "250" evenly, "10,20,30" in each of equal sections ("40,0,5": none in the
-second), "ddim25" by a fixed stride, "" all.
+"""The steps of a schedule to use: "250" are evenly spaced; "10,20,30" are the numbers in equal sections (0
+for none); "ddim25" are at a fixed stride; "" is all.
 """
 
 
@@ -62,8 +62,8 @@ class SamplerSpec(Spec, ABC):
             terms: guidance, evaluated with the network by `dgflow.diffusion.evaluation.evaluate`.
             noise: unit normals like `latents`, by step number.
             start: images to continue from, and the noise level to begin at; None for a full run. Steps are
-                counted from 0 in both cases. Optional for subclasses, which cannot translate images without
-                it.
+                counted from 0 in both cases. A subclass may omit this argument; it then cannot translate
+                images.
 
         Raises ValueError for a start outside the sampler's noise levels.
         """
@@ -75,8 +75,8 @@ class SamplerSpec(Spec, ABC):
         """
         del model, terms, device, start
         raise ValueError(
-            f"expected a sampler whose steps are fixed beforehand, so that samples can be compared between "
-            f"them, found {type(self).__name__}: take Heun, Restart, EDMAblation, DDPM or DDIM"
+            f"expected a sampler with steps fixed in advance, so that samples can be compared between steps, "
+            f"found {type(self).__name__}: use Heun, Restart, EDMAblation, DDPM or DDIM"
         )
 
     @property
@@ -108,7 +108,7 @@ class SamplerSpec(Spec, ABC):
         if not self.starts_within:
             raise ValueError(
                 f"expected a sampler that can begin within its range, found {type(self).__name__}, whose "
-                "sample() takes no start: take Heun, Restart, EDMAblation, DDPM, DDIM or RK45"
+                "sample() takes no start: use Heun, Restart, EDMAblation, DDPM, DDIM or RK45"
             )
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
@@ -126,12 +126,14 @@ class SamplerSpec(Spec, ABC):
 
     @property
     def block(self) -> int | None:
-        """Number of samples that share step sizes, a divisor of shards; None if each has its own."""
+        """Number of samples that share step sizes, a divisor of the shard size; None if each sample has its
+        own.
+        """
         return None
 
     def evaluations_within(self, low: float, high: float) -> float | None:
-        """Approximate number of evaluations with `low` <= tau <= `high`; None if the steps are fixed in
-        advance and can be counted.
+        """Approximate number of evaluations with `low` <= tau <= `high`; None for a sampler whose steps are
+        fixed in advance and can be counted.
         """
         del low, high
         return None
@@ -168,11 +170,11 @@ class _Moves(SamplerSpec):
 
 
 class _Levels(_Moves):
-    """A sampler between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's default,
+    """A sampler between two noise levels. `sigma_min` and `sigma_max` None take the sampler's defaults,
     narrowed to the network's range.
 
-    EDM's stochasticity: between `S_min` and `S_max`, noise raises the level by the fraction `S_churn` / steps
-    and is removed again.
+    EDM's stochasticity: between `S_min` and `S_max`, noise raises the level by the fraction `S_churn` /
+    `steps` and is removed again.
     """
 
     S_churn: float = Field(default=0.0, ge=0)
@@ -230,9 +232,9 @@ class _Levels(_Moves):
         if not low < LINEAR_VP.level(tau) <= high * (1 + ROUNDING):
             raise ValueError(
                 f"expected a start after linear-VP time {LINEAR_VP.time(low):.4g} and up to "
-                f"{LINEAR_VP.time(high):.4g}, noise levels {low:g} to {high:g}, between which "
-                f"{type(self).__name__} takes its steps, found {tau:g} (noise level "
-                f"{LINEAR_VP.level(tau):.6g}): start at another time, or set its sigma_min and sigma_max"
+                f"{LINEAR_VP.time(high):.4g}, the range of {type(self).__name__}'s steps (noise levels "
+                f"{low:g} to {high:g}), found {tau:g} (noise level {LINEAR_VP.level(tau):.6g}): start at "
+                "another time, or set the sampler's sigma_min and sigma_max"
             )
 
     def levels(
@@ -266,7 +268,7 @@ class Heun(_Levels):
     """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the
     denoiser.
 
-    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to the network's range.
+    `sigma_min` and `sigma_max` None take 0.002 and 80, narrowed to the network's range.
     """
 
     @model_validator(mode="after")
@@ -297,7 +299,7 @@ class EDMAblation(_Levels):
     """EDM's general sampler (Karras et al. 2022, Table 1): its discretisations, schedules, scalings and
     solvers in any combination.
 
-    None for `sigma_min`, `sigma_max` is the discretisation's range, narrowed to the network's range.
+    `sigma_min` and `sigma_max` None take the discretisation's range, narrowed to the network's range.
     """
 
     solver: Literal["euler", "heun"] = "heun"
@@ -342,7 +344,7 @@ class _Ancestral(_Moves):
         return sum(map(int, counts)) if self.respacing else 1000
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
-        # If every step is kept, there are no further steps below a start.
+        # If the schedule keeps every step, there are no further steps to add below a start.
         return super().nfe_from(tau, grid if self.respacing else "tail")
 
     def toy(self) -> Self:
@@ -363,7 +365,7 @@ class DDPM(_Ancestral):
     any.
 
     Networks without a schedule are sampled on linear VP at 1,000 steps. With `clip_denoised` None, images are
-    clipped to [-1, 1] in every step, but not latents.
+    clipped to [-1, 1] in every step, and latents are not clipped.
 
     `respacing`: the number of steps, "250", or the numbers of steps in equal sections, "10,20,30".
     """
@@ -395,12 +397,12 @@ class DDIM(_Ancestral):
 
 
 class RK45(SamplerSpec):
-    """The probability-flow ODE solved by Dormand and Prince's 5(4) in linear-VP time, from `tau_max` down to
-    `tau_min`.
+    """The probability-flow ODE in linear-VP time from `tau_max` down to `tau_min`, solved by Dormand and
+    Prince's 5(4) method.
 
     Every sample has its own step size and does not depend on the rest of its batch. `shared_block` is a
-    compatibility mode in which a block of that many samples shares one step size, as in the original code;
-    the samples of a block then depend on each other. `denoise_last` ends with a denoising step, at
+    compatibility mode in which a block of that many samples shares one step size, as in the original code.
+    The samples of a block then depend on each other. `denoise_last` ends with a denoising step, at
     `denoise_tau` (None: at `tau_min`).
     """
 

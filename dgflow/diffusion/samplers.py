@@ -68,7 +68,7 @@ class Sample:
         guides = (self.guidance_nfe,) * entries if self.guide_nfe is None else self.guide_nfe
         if entries > 1 and self.guide_nfe is None:
             raise ValueError(
-                f"expected a sampler that tells the evaluations of each of {entries} entries of guidance "
+                f"expected a sampler that counts the evaluations of each of {entries} entries of guidance "
                 "(Sample.guide_nfe), found one that does not"
             )
         return torch.tensor([self.nfe, *guides]).expand(len(self.x), -1)

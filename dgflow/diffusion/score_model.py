@@ -28,8 +28,8 @@ VP_SCHEDULE = DiscreteSchedule(
     tuple(range(VP_STEPS)),
 )
 """Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks without a discrete schedule.
-DDPM's own is close to it (half a step at the clean end) but begins at 157.4, beyond the range of networks of
-continuous time.
+DDPM's own schedule is close (it differs by half a step at the clean end) but begins at 157.4, beyond the
+range of continuous-time networks.
 """
 
 
@@ -77,8 +77,8 @@ class ScoreModel:
     def levels_from(
         self, start: Start, sigmas: Callable[[float], Sequence[float]], span: tuple[float, float]
     ) -> tuple[float, ...]:
-        """The decreasing noise levels of a run that begins at `start`, rounded for this network; a last level
-        of 0 stays.
+        """The decreasing noise levels of a run that begins at `start`, rounded for this network, except for a
+        last level of 0.
 
         Args:
             sigmas: highest level -> the sampler's levels from there down.
@@ -89,8 +89,8 @@ class ScoreModel:
         low, high = span
         if not low < start.sigma <= high * (1 + ROUNDING):
             raise ValueError(
-                f"expected a start at a noise level above {low:.6g} and at most {high:.6g}, between which "
-                f"the sampler's steps lie, found {start.sigma:.6g} (linear-VP time "
+                f"expected a start at a noise level above {low:.6g} and at most {high:.6g}, the range of the "
+                f"sampler's steps, found {start.sigma:.6g} (linear-VP time "
                 f"{tau_from_sigma(start.sigma):.4g}): start at another time, or change the sampler's "
                 "sigma_min and sigma_max"
             )
@@ -100,8 +100,8 @@ class ScoreModel:
         return first, *(level for level in known if whole or level < first * (1 - ROUNDING))
 
     def discrete(self, respacing: str, start: Start | None = None) -> tuple[Predictor, DiscreteSchedule]:
-        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced; with a start, the
-        part at or below its noise level.
+        """The predictor and its schedule, or `VP_SCHEDULE` for a network without a schedule, respaced. With a
+        start, the schedule is the part at or below the start's noise level.
 
         Raises ValueError if the schedule's noise levels are outside the network's range.
         """
@@ -122,8 +122,8 @@ class ScoreModel:
         """
         if self.predictor is None or self.schedule is None or self.null_label is None:
             raise ValueError(
-                "classifier-free guidance needs a network with a null class (DiT): take it out of this "
-                "recipe's guidance"
+                "classifier-free guidance needs a network with a null class (DiT), found one without: remove "
+                "ClassifierFree from the guidance"
             )
         predictor = ClassifierFreePredictor(self.predictor, self.null_label, settings)
         denoiser = VPDenoiser(predictor, self.schedule.timesteps_from_sigma())
@@ -132,7 +132,7 @@ class ScoreModel:
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
 
     def of_null_class(self) -> ScoreModel:
-        """The model evaluated for no class, whatever the labels.
+        """The model with the null class in place of every label.
 
         Raises ValueError for a network without a null class.
         """

@@ -1,6 +1,7 @@
-"""Specs of selections, for recipes: which of a sampler's samples, or of their intermediate states, are kept.
+"""Specs of selections, for recipes.
 
-A selection evaluates samples by a discriminator's log-ratio. `dgflow.diffusion.selection` implements it.
+A selection keeps some of a sampler's samples, or of their intermediate states, by a discriminator's
+log-ratio. `dgflow.diffusion.selection` implements selections.
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ def cosine_from_sigma(sigma: Level, s: float = COSINE_S) -> Level:
 def log_uniform_sigma(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
     """sigma with log(sigma) uniform on [log(sigma_min), log(sigma_max)], from `u` uniform on [0, 1].
 
-    With the levels that guidance visits as bounds, such as 0.0447 (tau = 0.01) to 80, no training is spent
-    elsewhere: 32 % of `importance_tau`'s draws lie below tau = 0.01 and 5 % above sigma = 80. Raises
-    ValueError unless 0 < sigma_min < sigma_max.
+    If the bounds are the levels at which guidance acts, such as 0.0447 (tau = 0.01) to 80, no training is
+    spent elsewhere. Of the draws of `importance_tau`, 32 % lie below tau = 0.01 and 5 % above sigma = 80.
+    Raises ValueError unless 0 < sigma_min < sigma_max.
     """
     if not 0.0 < sigma_min < sigma_max < math.inf:
         raise ValueError(

@@ -28,22 +28,23 @@ class RatioWeighting(Spec):
 
     | divergence | f(r) | weight |
     |---|---|---|
-    | kl | r log r | 1: score matching as it was |
-    | chi-squared | (r - 1)^2 / 2 | r = exp(logit): most where the model has too little |
-    | reverse-kl | -log r | 1 / r: most where the model has too much |
+    | kl | r log r | 1: plain score matching |
+    | chi-squared | (r - 1)^2 / 2 | r = exp(logit): largest where the model's density is too low |
+    | reverse-kl | -log r | 1 / r: largest where the model's density is too high |
     | hellinger | 2 (sqrt(r) - 1)^2 | 1 / sqrt(r) |
     | jensen-shannon | 2 r log r - 2 (1 + r) log((1 + r) / 2) | 2 / (1 + r) |
 
-    Each f is scaled to f''(1) = 1: the weight is 1 where model and data agree, for any divergence, and does
-    not depend on other images of the batch, and so not on the number of workers.
+    Each f is scaled to f''(1) = 1, so that for any divergence the weight is 1 where model and data agree. The
+    weight of an image does not depend on the other images of the batch, and so not on the number of workers.
 
-    Reason for real images: given the noisy image, the weight is a constant. With any positive weight the
-    minimum is therefore the mean of the clean images behind it, the data's score; a wrong ratio or a bound
-    only changes the trade-off of a network of limited capacity. By the same argument, weights at noisy
-    samples of the model would keep the model's own score as the minimum and correct nothing.
+    The weights are applied to real images for the following reason. Given the noisy image, the weight is a
+    constant. With any positive weight, the minimum is therefore the mean of the clean images given the noisy
+    one, which is the data's score. A wrong ratio or a bound only changes the trade-off of a network of
+    limited capacity. Weights at noisy samples of the model would, by the same argument, keep the model's own
+    score as the minimum and correct nothing.
 
-    The ratio belongs to the model whose samples the discriminator was trained on. It gives the exact gradient
-    at that model, which should be the initial model; as training moves away from it, train another
+    The ratio belongs to the model on whose samples the discriminator was trained. It gives the exact gradient
+    at that model, which should be the initial model. As training moves away from it, train another
     discriminator.
 
     Weights lie between 1 / `largest` and `largest`, so that no image dominates a batch. They are 1 outside

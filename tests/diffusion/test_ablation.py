@@ -235,7 +235,7 @@ def test_levels_that_cannot_be_are_refused(options: dict, message: str) -> None:
         ({"solver": "rk4"}, "solver"),
         ({"alpha": 0.0}, "alpha"),
         ({"S_churn": 1.0}, "churn_noise"),
-        ({"sigmas": (2.0, 1.0)}, "a last one of 0"),
+        ({"sigmas": (2.0, 1.0)}, "ending in 0"),
         ({"round_sigma": lambda sigma: torch.ones_like(sigma)}, "rounded"),
     ],
 )

@@ -248,7 +248,7 @@ def test_a_network_that_does_not_know_the_levels_is_refused_unless_its_range_lea
         correction = NetworkCorrection(model, NetworkSettings(weight=2.0, **window))
         return heun(MODEL_3, latents(), edm_sigmas(9), guidance=[correction])
 
-    with pytest.raises(ValueError, match=r"down to 0\.00\d+ .* found one for 0\.01 to 80: narrow"):
+    with pytest.raises(ValueError, match=r"guides, 0\.00\d+ to .* found one for 0\.01 to 80: narrow"):
         run()
     assert run(sigma_min=0.1).guidance_nfe > 0
 

@@ -377,7 +377,7 @@ def test_options_that_make_no_sense_are_refused_before_any_evaluation() -> None:
     def fails(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         raise AssertionError("evaluated")
 
-    with pytest.raises(ValueError, match="expected noise, as eta = 0.5"):
+    with pytest.raises(ValueError, match="expected noise, since eta = 0.5 adds noise"):
         ddim(fails, LATENTS, SHORT, eta=0.5)
     with pytest.raises(ValueError, match="0 <= eta <= 1"):
         ddim(fails, LATENTS, SHORT, eta=1.5, noise=normals)

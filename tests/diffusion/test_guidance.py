@@ -343,7 +343,7 @@ def test_the_gradient_leaves_the_discriminator_s_parameters_alone() -> None:
 
 
 def test_a_discriminator_with_a_second_axis_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one logit a sample, \[3\], found \[3, 1\]"):
+    with pytest.raises(ValueError, match=r"one logit per sample, \[3\], found \[3, 1\]"):
         log_ratio_and_gradient(lambda y, tau, labels: y[:, :1], latents(3), torch.ones(3), None)
 
 

@@ -168,7 +168,7 @@ def test_matching_with_no_term_before_it_is_refused_before_any_evaluation() -> N
 
     # Outside its window, too: the error is found in the first step.
     term = DiscriminatorTerm(fails, DiscriminatorSettings(tau_max=0.5, match_preceding_norm=True))
-    with pytest.raises(ValueError, match="list that one first"):
+    with pytest.raises(ValueError, match="list that term"):
         heun(zero, torch.ones(1, 2), edm_sigmas(18), guidance=[term, fixed(torch.zeros(1, 2))])
 
 

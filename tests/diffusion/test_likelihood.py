@@ -370,7 +370,7 @@ def test_an_operation_that_cannot_be_differentiated_twice_is_named() -> None:
             return F.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1).sum(1)
 
     with pytest.raises(
-        ValueError, match="guidance that can be twice, .*flash_attention.* is not implemented"
+        ValueError, match="guidance that can be differentiated twice, .*flash_attention.* is not implemented"
     ):
         log_likelihood(MODEL.denoiser, drawn(REAL), guidance=[DiscriminatorTerm(attention)], **ENDS)
 
@@ -406,5 +406,5 @@ def test_a_nan_is_told_with_the_noise_level() -> None:
     def broken(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
         return MODEL.denoiser(x, sigma) + torch.where(sigma > 2.0, math.nan, 0.0)[:, None]
 
-    with pytest.raises(FloatingPointError, match=r"cannot go on from -log\(sigma\)=-0.6931"):
+    with pytest.raises(FloatingPointError, match=r"cannot continue from -log\(sigma\)=-0.6931"):
         log_likelihood(broken, drawn(REAL), **ENDS)

@@ -149,8 +149,14 @@ def test_the_energy_distance_of_one_point_pair_is_the_closed_form():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        (dict(means=((0.0, 0.0),), stds=(1.0, 1.0), weights=(1.0,)), "as many means, stds and weights"),
-        (dict(means=((0.0, 0.0), (1.0,)), stds=(1.0, 1.0), weights=(0.5, 0.5)), "one number of coordinates"),
+        (
+            dict(means=((0.0, 0.0),), stds=(1.0, 1.0), weights=(1.0,)),
+            "equal numbers of means, stds and weights",
+        ),
+        (
+            dict(means=((0.0, 0.0), (1.0,)), stds=(1.0, 1.0), weights=(0.5, 0.5)),
+            "the same number of coordinates",
+        ),
         (dict(means=((0.0, 0.0),), stds=(1.0,), weights=(0.9,)), "sum to 1, found a sum of 0.9"),
         (dict(means=((0.0, 0.0),), stds=(0.0,), weights=(1.0,)), "stds"),
     ],

@@ -129,7 +129,7 @@ def waiting(point: Any) -> tuple[Tensor | None, Tensor | None]:
 
 
 def test_a_network_that_waits_for_the_device_is_refused_where_it_is_compiled():
-    with pytest.raises(ValueError, match="reads? no number of the device on the host.*leave compile out"):
+    with pytest.raises(ValueError, match="copy no value from the device to the host.*omit compile"):
         by_ddpm(Guides([waiting], OneGraph("eager")))
 
 

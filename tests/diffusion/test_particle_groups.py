@@ -60,5 +60,5 @@ def test_more_draws_than_there_are_steps_for_are_refused():
 
 def test_a_log_ratio_of_nan_names_its_sample():
     ratios = torch.tensor([0.0, 1.0, 2.0, float("nan")])
-    with pytest.raises(FloatingPointError, match="found NaN in sample 8; the score network or"):
+    with pytest.raises(FloatingPointError, match="found NaN for sample 8, from the score network or"):
         Group(run(8), 7, 9, 2).compared(ratios)

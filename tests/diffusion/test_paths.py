@@ -237,5 +237,5 @@ def test_copies_part_in_ddim_by_a_step_of_eta_1(eta: float) -> None:
 
 def test_noise_that_is_missing_is_an_error() -> None:
     for kind, path in (("DDPM", PATHS["ddpm"]), ("DDIM", PATHS["ddim-noisy"])):
-        with pytest.raises(ValueError, match=f"expected noise, as {kind} adds some"):
+        with pytest.raises(ValueError, match=f"expected noise, since {kind} adds noise"):
             path.move(path.begin(LATENTS), [0] * len(INDEX), None, None)

@@ -282,7 +282,7 @@ def test_a_discriminator_that_never_passes_a_sample_is_an_error_that_names_it(bo
 
 def test_a_log_ratio_that_is_no_number_is_an_error_that_names_the_sample(bounds):
     run = run_of(heun_path(), log_ratio=lambda x, sigma, labels: torch.full_like(sigma, torch.nan))
-    with pytest.raises(FloatingPointError, match="found NaN of sample 0 at noise level 80"):
+    with pytest.raises(FloatingPointError, match="found NaN for sample 0 at noise level 80"):
         selected(run, Rule(bounds.first, bounds.again, EVERY), 0, 4)
 
 

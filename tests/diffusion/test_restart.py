@@ -116,8 +116,8 @@ def test_a_run_from_an_image_never_goes_above_its_start() -> None:
 @pytest.mark.parametrize(
     ("restarts", "says"),
     [
-        ([(0.39, 2.0), (0.41, 1.0)], r"different noise levels.*sigma_min 0\.39\), to which a later"),
-        ([(79.0, 90.0)], "the first one, before any step"),
+        ([(0.39, 2.0), (0.41, 1.0)], r"different noise levels.*sigma_min 0\.39\), shared with a later"),
+        ([(79.0, 90.0)], "the first level, before any step"),
         ([(0.0001, 2.0)], r"above 0 and below their sigma_max, found 0 for sigma_min 0\.0001"),
         ([(2.0, 2.1)], r"below their sigma_max, found 2\.\d+ for sigma_min 2 and sigma_max 2\.1"),
     ],
@@ -134,7 +134,7 @@ def test_levels_of_a_network_and_missing_noise_are_errors() -> None:
     with pytest.raises(ValueError, match="between 0.002 and 40.*found 50"):
         sampler.path(ScoreModel(gaussian, sigma_range=(0.002, 40.0)), (), LATENTS.device)
     path = RestartPath.of(gaussian, edm_sigmas(9), LATENTS.device, [INTERVAL])
-    with pytest.raises(ValueError, match="expected noise, as Restart adds some"):
+    with pytest.raises(ValueError, match="expected noise, since Restart adds noise"):
         walk(path, LATENTS)
     with pytest.raises(ValueError, match="expected sigma_min < sigma_max, found 2.0 and 1.0"):
         dg.RestartInterval(points=3, sigma_min=2.0, sigma_max=1.0)

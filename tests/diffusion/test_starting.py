@@ -196,16 +196,16 @@ def test_a_start_outside_the_sampler_is_refused_before_any_network(
     [
         (Heun(), 0.9, {"sigma_range": (0.01, 10.0)}, r"at most 10,.*found 58\.8.*0\.9\)"),
         (Heun(), 0.001, {"sigma_range": (0.1, 10.0)}, r"above 0\.1 "),
-        (DDPM(respacing="250"), 0.001, {}, "two or more steps before it"),
+        (DDPM(respacing="250"), 0.001, {}, "from which two or more steps remain"),
         (DDPM(respacing="10"), 0.0005, {}, r"between 0\.010\d+ and 152.*found 0\.007"),
         (DDIM(respacing="ddim10"), 0.95, {}, "respacing"),
         (
             DDPM(respacing="10,10,0"),
             0.6,
             {"grid": "whole"},
-            "two or more steps in the last section.*200 below",
+            "two or more steps in the last section.*200 timesteps below",
         ),
-        (DDPM(respacing="500"), 0.3, {"grid": "whole"}, "ask for no more than it has"),
+        (DDPM(respacing="500"), 0.3, {"grid": "whole"}, "expected at most"),
     ],
 )
 def test_a_start_outside_network_or_schedule_is_refused(

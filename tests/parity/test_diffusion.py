@@ -193,7 +193,7 @@ def test_no_discriminator_guides_nowhere_and_one_noise_level_for_a_batch_is_refu
         arrays["out_zero_d_sigma_crashes"].all()
     )
     labels = arrays["in_y_onehot"] if config["cond"] else None
-    with pytest.raises(ValueError, match="one logit a sample"):
+    with pytest.raises(ValueError, match="one logit per sample"):
         log_ratio_and_gradient(discriminator(config, weights), x, sigma[0], labels)
 
 

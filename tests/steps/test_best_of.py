@@ -130,7 +130,7 @@ def test_a_discriminator_of_clean_images_chooses_and_one_that_guides_is_doubted(
         (lambda: dg.BestOf(discriminator=SCORE), "Weights"),  # type: ignore[arg-type]
         (
             lambda: generate(2, sampler=dg.RK45(shared_block=4)),
-            "expected a sampler that chooses the steps of every sample by itself",
+            "expected a sampler that chooses step sizes per sample",
         ),
         (lambda: generate(2, seeding="edm"), 'expected "counter" with a selection'),
         (

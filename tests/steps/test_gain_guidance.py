@@ -188,7 +188,7 @@ def test_a_choice_of_no_guidance_is_a_warning_of_the_report(finished):
         (lambda: term(second_order_weight="gain"), 'expected weight="gain" with second_order_weight="gain"'),
         (
             lambda: term(weight=Switch(above=1.0, below=2.0, timestep=9), tau_min="gain"),
-            "where the window is chosen by Gain, found a Switch",
+            "if Gain chooses the window, found a Switch",
         ),
         (lambda: term(weight="gain", match_preceding_norm=True), "expected match_preceding_norm=False"),
         (lambda: term(tau_min="gain", after_timestep=9), "expected tau_min or after_timestep, found both"),

@@ -73,8 +73,8 @@ def test_sampling_halves_its_batch_once_and_gives_what_the_smaller_batch_gives(t
     evaluations = sum(size == 3 for size in sizes)
     assert sizes == [12, 6] + [3] * evaluations and evaluations == 3 * 8  # Heun's 3 evaluations of 8 batches
     assert [record.getMessage() for record in caplog.records] == [
-        f"{step.name}: out of GPU memory with batches of {size}; this worker goes on with at most "
-        f"{size // 2}, which can change rounding"
+        f"{step.name}: out of GPU memory with batches of {size}; this worker continues with at most "
+        f"{size // 2}, which can change the rounding of values"
         for size in (12, 6)
     ]
 
@@ -82,8 +82,7 @@ def test_sampling_halves_its_batch_once_and_gives_what_the_smaller_batch_gives(t
 def test_a_sample_that_does_not_fit_alone_is_an_error_that_says_what_to_do(tmp_path, small_gpu):
     sizes = small_gpu(0)
     with pytest.raises(
-        ValueError,
-        match=r"^generate-.*for one row at a time, found too little .*; take GPUs with more memory",
+        ValueError, match=r"^generate-.*for one row at a time, found too little .*: use GPUs with more memory"
     ):
         builder(generate(tmp_path))(0, 12)
     assert sizes == [12, 6, 3, 1]

@@ -143,7 +143,7 @@ def test_the_plan_counts_all_of_them(store):
         (lambda: dg.Particles(), "discriminator"),  # type: ignore[call-arg]
         (
             lambda: generate(particles(), sampler=dg.RK45()),
-            "selection: expected a sampler whose steps are fixed.*found RK45.*BestOf",
+            "selection: expected a sampler with steps fixed in advance.*found RK45.*BestOf",
         ),
         (
             lambda: dg.Generate(score=SCORE.last(), selection=dg.Particles(discriminator=CLEAN.last())),

@@ -241,10 +241,7 @@ REFUSED = {
         lambda: select(discriminator=DISC.epoch(2)),
         "this step's discriminator, .*epoch:2",
     ),
-    "no path": (
-        lambda: system(sampler=dg.RK45()),
-        "sampler whose steps are fixed in advance.*found RK45.*BestOf",
-    ),
+    "no path": (lambda: system(sampler=dg.RK45()), "sampler with steps fixed in advance.*found RK45.*BestOf"),
     "a small budget": (
         lambda: select(budget=34),
         "selection.budget: expected at least the 35 evaluations of one pass of Heun, found 34",
@@ -280,7 +277,7 @@ REFUSED = {
     ),
     "a pilot without steps": (
         lambda: THRESHOLDS.model_copy(update={"samples": ADAPTIVE[:9]}),
-        "samples: expected a sampler whose steps are fixed in advance.*found RK45: take Heun",
+        "samples: expected a sampler with steps fixed in advance.*found RK45: use Heun",
     ),
     "a quantile": (lambda: THRESHOLDS.model_copy(update={"quantile": 1.5}), "quantile"),
 }

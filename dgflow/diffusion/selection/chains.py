@@ -1,11 +1,10 @@
 """Run the chains of rejection in batches of one width.
 
-Chains are at different positions and end at different times. Chains that wait for the same operation, a test
-or a move with the same number of evaluations, are batched together, the oldest first. With n kinds of
+Chains are at different positions and end at different times. Chains that wait for the same operation (a test,
+or a move with the same number of evaluations) are batched together, the oldest first. With n kinds of
 operations and n * (width - 1) + 1 active chains, one batch can always be filled; a finished chain is replaced
 from the queue at once. Once the queue is empty, batches are padded with copies, whose results are discarded.
-Networks therefore see batches of one shape, whatever happens to a chain, and a sample's bits do not depend on
-the other samples.
+So networks receive batches of one shape, and a sample's bits do not depend on the other samples.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from dgflow.diffusion.selection.run import Run, Selected
 from dgflow.diffusion.times import per_sample
 
 PARTS = 32
-"""Divisor of a shard's rows for the largest batch, as the last chains are few and some are ten times as long
-as others: with chains of the lengths that shards of 500 digits have at quantiles from 0.5 to 0.9, it keeps 83
-to 97 % of the rows in use, and a sixteenth 69 to 89 %.
+"""A batch has at most a shard's rows divided by this number, since some chains are ten times as long as
+others and the last chains cannot fill a large batch. With the chain lengths of shards of 500 digits at
+quantiles from 0.5 to 0.9, a divisor of 32 keeps 83 to 97 % of the rows in use, and 16 keeps 69 to 89 %.
 """
 
 AHEAD = 16  # number of uniforms drawn at once
@@ -97,8 +96,8 @@ class Chains:
         )
 
     def _wait(self, chains: Iterable[Chain], *, passed: bool = False) -> None:
-        """Queue chains for a test at their positions, unless they have passed it or there is none; otherwise
-        for their next move, if the budget suffices for the rest of the path.
+        """Queue chains for the test at their positions. Chains that have passed the test, or have none, are
+        queued for their next move if the budget suffices for the rest of the path.
         """
         thrown = list[Chain]()
         for chain in chains:
@@ -168,9 +167,9 @@ class Chains:
         for chain, log_ratio in zip(chains, log_ratios, strict=True):
             if log_ratio != log_ratio:
                 raise FloatingPointError(
-                    f"expected a log-ratio of every sample, found NaN of sample {chain.index} at noise level "
-                    f"{self.path.levels[chain.at]:.4g}; the score network or the selection's discriminator "
-                    "gives it: look at their training curves, or take an earlier epoch"
+                    f"expected a log-ratio of every sample, found NaN for sample {chain.index} at noise "
+                    f"level {self.path.levels[chain.at]:.4g}, from the score network or the selection's "
+                    "discriminator: check their training curves, or use an earlier epoch"
                 )
         return log_ratios
 
@@ -189,7 +188,7 @@ class Chains:
             raise ValueError(
                 f"expected every sample to pass its tests within max_checks={self.rule.max_checks:,} "
                 f"log-ratios, found sample {chain.index} rejected once more at noise level "
-                f"{self.path.levels[chain.at]:.4g}: measure the thresholds with a smaller quantile, look at "
+                f"{self.path.levels[chain.at]:.4g}: measure the thresholds with a smaller quantile, check "
                 "the discriminator's held-out loss, or raise max_checks"
             )
 
@@ -248,8 +247,8 @@ class Chains:
 
 
 def places_back(levels: Sequence[float], steps: int) -> list[int]:
-    """The position `steps` noise levels above each position, or the first; among positions of one level the
-    last, so that restarts are not repeated.
+    """The position `steps` noise levels above each position, or the first position. Of several positions at
+    one level it is the last, so that restarts are not repeated.
     """
     higher = [0]
     for at in range(1, len(levels)):

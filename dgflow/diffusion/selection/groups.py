@@ -18,8 +18,8 @@ MAX_DRAWS = 2**14
 """Maximum draws per particle: (particle, draw number) is one step of `noise`."""
 
 BATCHES = 8
-"""Number of full batches of particles sampled together: the last one is filled to more than 7 / 8, for any
-number of particles.
+"""Number of full batches of particles sampled together. With eight, the batches are filled to more than 7 / 8
+for any number of particles.
 """
 
 
@@ -66,7 +66,7 @@ class Group:
             if number >= MAX_DRAWS:
                 raise ValueError(
                     f"expected a sampler that draws noise fewer than {MAX_DRAWS:,} times per sample, found "
-                    "more: take fewer steps"
+                    "more: use fewer steps"
                 )
             return together(plain.noise(number), particle[other] * MAX_DRAWS + number, noise.PARTICLE_NOISE)
 
@@ -82,9 +82,9 @@ class Group:
         bad = np.isnan(values).any(axis=1)
         if bad.any():
             raise FloatingPointError(
-                "expected a log-ratio of every particle, found NaN in sample "
-                f"{self.start + int(bad.argmax())}; the score network or the selection's discriminator gives "
-                "it: look at their training curves, or take an earlier epoch"
+                "expected a log-ratio of every particle, found NaN for sample "
+                f"{self.start + int(bad.argmax())}, from the score network or the selection's discriminator: "
+                "check their training curves, or use an earlier epoch"
             )
         return values
 

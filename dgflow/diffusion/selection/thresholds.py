@@ -27,7 +27,7 @@ class Thresholds(NamedTuple):
         """Quantiles (linear between values) of log-ratios [samples, positions]; NaN marks positions that were
         not evaluated, whose log-ratio counts as 0.
 
-        floor: bound thresholds below by 0, as they bound a ratio whose mean is 1.
+        floor: raise thresholds below 0 to 0, since they are thresholds of a ratio whose mean is 1.
         """
         seen = np.nan_to_num(log_ratios.astype(np.float64))
         changes = np.diff(seen, axis=1, prepend=seen[:, :1])

@@ -89,8 +89,8 @@ class Rejection(SelectionSpec):
             )
         if not sampler.has_path:
             raise ValueError(
-                f"{where}: expected a sampler whose steps are fixed in advance, so that samples can be "
-                f"compared between them, found {type(sampler).__name__}: take Heun, or select with BestOf"
+                f"{where}: expected a sampler with steps fixed in advance, so that samples can be "
+                f"compared between steps, found {type(sampler).__name__}: use Heun, or select with BestOf"
             )
         if self.at == "steps" and not measured.knows_noise:
             raise ValueError(

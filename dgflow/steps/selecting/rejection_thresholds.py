@@ -62,8 +62,8 @@ class RejectionThresholds(ResultStep):
             )
         if not step.sampler.has_path:
             raise ValueError(
-                "samples: expected a sampler whose steps are fixed in advance, so that log-ratios can be "
-                f"compared between them, found {type(step.sampler).__name__}: take Heun"
+                "samples: expected a sampler with steps fixed in advance, so that log-ratios can be "
+                f"compared between steps, found {type(step.sampler).__name__}: use Heun"
             )
         name, classes = "discriminator", step.score.step.classes
         check_guide(name, name, self.discriminator, name, shape, classes)
