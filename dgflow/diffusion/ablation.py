@@ -67,14 +67,14 @@ def ablation_sigmas(
         return *(math.sqrt(math.expm1((0.5 * beta_d * t + beta_min) * t)) for t in times), 0.0
     if discretization == "ve":
         return *(high * (low / high) ** fraction for fraction in fractions), 0.0
-    known = [u for u in _iddpm_levels(C_1, C_2, M) if low <= u <= high]
-    if len(known) < num_steps:
+    levels = [u for u in _iddpm_levels(C_1, C_2, M) if low <= u <= high]
+    if len(levels) < num_steps:
         raise ValueError(
-            f"expected at most {len(known)} steps, as many as there are iDDPM levels in [{low}, {high}], "
+            f"expected at most {len(levels)} steps, as many as there are iDDPM levels in [{low}, {high}], "
             f"found {num_steps}"
         )
     # round() rounds half to even, as in the published code.
-    return *(known[round((len(known) - 1) / (num_steps - 1) * i)] for i in range(num_steps)), 0.0
+    return *(levels[round((len(levels) - 1) / (num_steps - 1) * i)] for i in range(num_steps)), 0.0
 
 
 def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = EPSILON_S) -> tuple[float, float]:

@@ -47,9 +47,9 @@ def prepared(
 
     Raises ValueError for another precision, and for weights that float16 cannot hold.
     """
-    known = get_args(Precision)
-    if precision not in known:
-        raise ValueError(f"expected precision {', '.join(known)}, found {precision!r}")
+    precisions = get_args(Precision)
+    if precision not in precisions:
+        raise ValueError(f"expected precision {', '.join(precisions)}, found {precision!r}")
     device = torch.device(device)
     network.to(device).requires_grad_(False).eval()
     if precision == "float16":

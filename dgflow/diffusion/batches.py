@@ -75,9 +75,9 @@ class Batches:
         while True:
             cuts = cut()
             try:
-                made = make(cuts)
+                result = make(cuts)
                 self._fitted += 1
-                return made
+                return result
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

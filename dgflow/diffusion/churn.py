@@ -69,12 +69,12 @@ class Churn:
         self.gammas = [gamma_of(S_churn, self.steps)] * len(levels) if gammas is None else gammas
         self.numbers = range(len(levels)) if numbers is None else numbers
         boosted = {gamma_of(boost.S_churn, self.steps) for boost in boosts if boost is not None}
-        known = {*self.gammas} | boosted
-        self.adds_noise: bool = max(known) > 0.0
+        all_gammas = {*self.gammas} | boosted
+        self.adds_noise: bool = max(all_gammas) > 0.0
         # The highest level of every step, by gamma, computed on the host before the first step.
         self.highest = {
             gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
-            for gamma in known | {MAX_GAMMA}
+            for gamma in all_gammas | {MAX_GAMMA}
             if gamma > 0.0
         }
 

@@ -115,7 +115,7 @@ class HeunPath(Path):
         S_noise: float = 1.0,
     ) -> HeunPath:
         """Build the path from the arguments of `heun`."""
-        levels = known_levels(sigmas, round_sigma, device)
+        levels = rounded_levels(sigmas, round_sigma, device)
         options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
         churn = Churn(levels, boosts_of(guidance), round_sigma, device, steps=churn_steps, **options)
         return cls(denoiser, levels, guidance, churn)
@@ -150,7 +150,7 @@ class HeunPath(Path):
         return state.moved(x, log_ratios, adviser.evaluations)
 
 
-def known_levels(
+def rounded_levels(
     sigmas: Sequence[float], round_sigma: RoundSigma | None, device: torch.device
 ) -> list[float]:
     """Round the levels for the network. Raises ValueError for levels that do not decrease."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgflow.diffusion.churn import Churn, gamma_of
 from dgflow.diffusion.guidance import Guide, boosts_of
-from dgflow.diffusion.heun import HeunPath, known_levels
+from dgflow.diffusion.heun import HeunPath, rounded_levels
 from dgflow.diffusion.paths import Path, State
 from dgflow.diffusion.ranges import rho_levels
 from dgflow.diffusion.restart_settings import RestartInterval, placed
@@ -86,7 +86,7 @@ class RestartPath(Path):
 
         Raises ValueError for levels that do not decrease, and for restarts that match none of them.
         """
-        main = known_levels(sigmas, round_sigma, device)
+        main = rounded_levels(sigmas, round_sigma, device)
         churn_steps = len(main) - 1 if churn_steps is None else churn_steps
         levels, numbers = list(main), list(range(len(main)))
         positions, moves = list[float](), list[Move]()
@@ -95,7 +95,7 @@ class RestartPath(Path):
             if (restart := places.get(place)) is not None:
                 # Exactly the schedule's level, from which the formula differs by rounding.
                 within = (*rho_levels(restart.points, level, restart.sigma_max, rho)[:-1], level)
-                within = known_levels(within, round_sigma, device)
+                within = rounded_levels(within, round_sigma, device)
                 added = S_noise * math.sqrt((within[0] - level) * (within[0] + level))
                 moves += [Move(len(levels), restart.points - 1, added)] * restart.repeats
                 positions += [level] * restart.repeats

@@ -106,8 +106,8 @@ def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: tor
     """
     if round_sigma is None:
         return list(levels)
-    known = levels[:-1] if levels[-1] == 0.0 else levels
+    positive = levels[:-1] if levels[-1] == 0.0 else levels
     return [
-        *round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(),
-        *levels[len(known) :],
+        *round_sigma(torch.tensor(positive, dtype=torch.float64, device=device)).tolist(),
+        *levels[len(positive) :],
     ]

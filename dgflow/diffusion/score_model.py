@@ -96,8 +96,8 @@ class ScoreModel:
             )
         whole = start.grid == "whole"
         behind = sigmas(start.sigma)[1:] if whole else sigmas(high)
-        first, *known = rounded((start.sigma, *behind), self.round_sigma, start.images.device)
-        return first, *(level for level in known if whole or level < first * (1 - ROUNDING))
+        first, *levels = rounded((start.sigma, *behind), self.round_sigma, start.images.device)
+        return first, *(level for level in levels if whole or level < first * (1 - ROUNDING))
 
     def discrete(self, respacing: str, start: Start | None = None) -> tuple[Predictor, DiscreteSchedule]:
         """The predictor and its schedule, or `VP_SCHEDULE` for a network without a schedule, respaced. With a

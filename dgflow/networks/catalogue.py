@@ -1,7 +1,7 @@
 """The catalogue of official files: location, network, licence and published results of each.
 
-All facts were looked up, none guessed. No checksum is listed, since none is known. Does not load torch.
-`dgflow.weights.fetch` fetches the files.
+No fact is guessed. No checksum is listed, since none is known. Does not load torch. `dgflow.weights.fetch`
+fetches the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CATALOGUE: dict[str, PublishedFile] = {
 
 
 def catalogue_file(name: str) -> PublishedFile:
-    """The entry of that name. Raises ValueError, which lists the names, if there is none."""
+    """The entry called `name`. Raises ValueError that lists all names if there is none."""
     if name not in CATALOGUE:
         near = did_you_mean(name, CATALOGUE)
         raise ValueError(f"expected one of {', '.join(CATALOGUE)}; found {name!r}{near}")

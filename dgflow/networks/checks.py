@@ -62,7 +62,7 @@ def check_unet_widths(first: int, widths: Sequence[int], num_blocks: int) -> Non
             part = "a level with its skip" if width in sums and width not in widths else "a level"
             raise ValueError(
                 f"{width} channels, of {part}, cannot be split into {groups} groups (group norm); "
-                f"the levels have {list(widths)}: change the channels or their multipliers, best to "
+                f"the levels have {list(widths)}: change the channels or their multipliers, preferably to "
                 "multiples of 32, or of 4 below 64"
             )
 

@@ -49,7 +49,7 @@ def names(role: type[Role], separator: str = ", ", having: Callable[[type[Role]]
 
 
 def autoencoder_of(weights: Weights) -> AutoencoderSpec:
-    """The autoencoder to which the weights belong. Raises ValueError for weights of another network."""
+    """The autoencoder of these weights. Raises ValueError for weights of another kind of network."""
     network = weights.step.network
     if not isinstance(network, AutoencoderSpec):
         raise ValueError(
@@ -65,7 +65,7 @@ def of_latents(score: Weights) -> bool:
 
 
 def score_network(weights: Weights) -> ScoreNetworkSpec:
-    """The score network to which the weights belong. Raises ValueError for weights of another network."""
+    """The score network of these weights. Raises ValueError for weights of another kind of network."""
     network = weights.step.architecture
     if not isinstance(network, ScoreNetworkSpec):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Operations that stay in float32 when a network is converted to bfloat16 or float16: group norms, time
-embeddings and their frequencies. Nothing is copied unless it must be widened. In float16 their weights stay
-float32 too (`diffusion.float16`).
+embeddings and their frequencies. A tensor is copied only if it must be widened. In float16 networks, the
+weights of these operations stay float32 too (`diffusion.float16`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def kept_wide(before: Tensor, after: Tensor) -> Tensor:
-    """Return the buffer `after` that `Module._apply` made from `before`; with the values of `before` if it
-    became narrower than float32.
+    """Return the buffer `after` that `Module._apply` made from `before`, or the values of `before` if `after`
+    is narrower than float32.
     """
     return before.to(after.device) if wide(after.dtype) != after.dtype else after

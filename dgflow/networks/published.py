@@ -33,7 +33,7 @@ class PublishedFile(CatalogueFile):
 
     Attributes:
         format: one of the formats of its network, or of STATISTICS_FORMATS.
-        network: the networks in the file by part; "" for the only one; {} for a reference.
+        network: the networks in the file, by part; the part of a single network is ""; {} for a reference.
         image_size: side of the network's images or latents in pixels.
         published_fid: published FID-50k of the samples without a discriminator; None if not published or not
             known.

@@ -35,13 +35,13 @@ class AutoencoderSpec(NetworkSpec):
     """An autoencoder between images in [-1, 1] and the latents of some score networks."""
 
     latent_columns: ClassVar[tuple[str, ...]] = ("mean", "std")
-    """The columns of `encode`: mean and standard deviation, or ("latent",) if latents can only be drawn."""
+    """The columns of `encode`: mean and standard deviation, or ("latent",) if `encode` draws the latents."""
     pixel_offset: ClassVar[float] = 128.0
     """Added to 127.5 times a decoded image before truncation to pixels: 128 rounds."""
 
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, int]:
-        """(side, channels) of the latents of images of that side.
+        """(side, channels) of the latents of images of side `image_size`.
 
         Raises ValueError if the side cannot be halved often enough.
         """
@@ -172,8 +172,8 @@ class FeatureNetworkSpec(NetworkSpec):
         """
 
     def feature_widths(self, num_classes: int) -> tuple[int, ...] | None:
-        """Width of each column, in the order `features`, `spatial`, `logits`; None if only running the
-        network would tell.
+        """Width of each column, in the order `features`, `spatial`, `logits`; None if the widths are unknown
+        before the network runs.
         """
         del num_classes
         return None

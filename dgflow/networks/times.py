@@ -22,7 +22,7 @@ NoiseName = Literal["linear_vp", "none"]
 
 
 def time_map(name: TimeName) -> TimeMap:
-    """The function of sigma named `name`."""
+    """The map from noise levels sigma to the time input `name`."""
     from dgflow.diffusion.discrete import DiscreteSchedule
     from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
 
@@ -36,5 +36,5 @@ def time_map(name: TimeName) -> TimeMap:
 
 
 def time_scale(name: TimeName) -> float:
-    """The factor from that time to the embedded step 0..999."""
+    """The factor from the time input `name` to the embedded step 0..999."""
     return 1.0 if name.startswith("ddpm") else 999.0

@@ -391,7 +391,7 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_bound_needs_a_column_of_uniforms_for_each_draw() -> None:
-    with pytest.raises(ValueError, match=r"per draw, found 1 and \[6, 2\]"):
+    with pytest.raises(ValueError, match=r"for n draws, found 1 tensors and \[6, 2\]"):
         nelbo(MODEL.denoiser, drawn(REAL), uniforms=torch.rand(6, 2), normals=[drawn(REAL)], **ENDS)
 
 

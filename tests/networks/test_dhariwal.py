@@ -217,12 +217,16 @@ def test_schedules_within_the_range_of_the_network_pass_the_check(denoiser: Any,
         (
             VEPrecond(dhariwal()),
             [120.0, 1.0, 0.0],
-            r"VEPrecond knows sigma from 0.02 to 100 .*level 0 of the schedule is 120",
+            r"VEPrecond: expected noise levels from 0.02 to 100 .*found 120 as level 0 of the schedule",
         ),
-        (VPPrecond(dhariwal()), [80.0, 0.0001, 0.0], r"VPPrecond .* level 1 of the schedule is 0.0001"),
-        (EDMPrecond(dhariwal()), [80.0, 0.0, 0.0], r"level 1 of the schedule is 0:"),
-        (EDMPrecond(dhariwal()), [math.inf, 0.0], r"level 0 of the schedule is inf"),
-        (EDMPrecond(dhariwal()), [80.0, math.nan], r"level 1 of the schedule is nan"),
+        (
+            VPPrecond(dhariwal()),
+            [80.0, 0.0001, 0.0],
+            r"VPPrecond: .* found 0.0001 as level 1 of the schedule",
+        ),
+        (EDMPrecond(dhariwal()), [80.0, 0.0, 0.0], r"found 0 as level 1 of the schedule:"),
+        (EDMPrecond(dhariwal()), [math.inf, 0.0], r"found inf as level 0 of the schedule"),
+        (EDMPrecond(dhariwal()), [80.0, math.nan], r"found nan as level 1 of the schedule"),
     ],
 )
 def test_schedules_beyond_the_range_of_the_network_are_refused_with_the_level(

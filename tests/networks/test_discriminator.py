@@ -185,7 +185,7 @@ def test_pooled_features_times_the_last_layer_are_the_adaptive_logits() -> None:
     pooled = encoder.pooled(encoder.features(x, t))
     assert pooled.shape == (2, encoder.feature_channels)
     torch.testing.assert_close(pooled @ weight.flatten(1).T + bias, encoder(x, t))
-    with pytest.raises(ValueError, match='pool="adaptive" only'):
+    with pytest.raises(ValueError, match='network with pool="adaptive"'):
         ADMEncoderModule(**EXTRACTOR).pooled(encoder.features(x, t))
 
 
@@ -206,7 +206,7 @@ def test_group_norm_is_computed_in_float32_when_the_network_is_in_half_precision
         ({"channel_mult": (0.5, 1)}, "multiple of 32"),
         ({"num_head_channels": 24}, "heads of 24"),
         ({"image_size": 15}, "cannot be halved 1 times"),
-        ({"pool": "spatial"}, "pool must be"),
+        ({"pool": "spatial"}, 'expected pool "attention"'),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
@@ -237,8 +237,8 @@ def test_an_encoder_without_classes_ignores_labels() -> None:
     [
         ({}, {"out_channels": 2}, "one output"),
         ({"num_classes": 10}, {}, "must be unconditional"),
-        ({}, {"in_channels": 64}, "the head takes 64 of 8"),
-        ({}, {"image_size": 16}, "the head takes 32 of 16"),
+        ({}, {"in_channels": 64}, "found one for 64 of 8 x 8"),
+        ({}, {"image_size": 16}, "found one for 32 of 16 x 16"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(

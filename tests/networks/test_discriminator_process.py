@@ -87,13 +87,13 @@ def test_a_training_shows_the_same_noise_in_the_scaling_of_each_process(tmp_path
 def test_features_of_linear_vp_cannot_be_told_of_another_process() -> None:
     classifier = dg.TrainClassifier(real=POINTS, network=dg.ADMEncoder(), noise="linear_vp").last()
     for fields in ({}, {"fine_tune": True}):
-        with pytest.raises(ValueError, match='linear-VP noise alone, found "edm": leave the features out'):
+        with pytest.raises(ValueError, match='linear-VP noise, found "edm": omit the features'):
             training(process="edm", features=classifier, network=dg.ADMEncoder(), **fields)
 
 
 def test_a_head_with_a_time_of_its_own_is_told_of_linear_vp_alone() -> None:
     head: HeadSpec = dg.Perceptron(time="cosine-vp")
-    with pytest.raises(ValueError, match="found cosine-vp: it is given log"):
+    with pytest.raises(ValueError, match="found cosine-vp: omit time, since the head receives log"):
         dg.Discriminator(head=head, process="edm")
 
 

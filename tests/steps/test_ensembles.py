@@ -364,7 +364,7 @@ def test_members_that_cannot_guide_together_are_refused_by_their_path(networks, 
 def test_no_discriminator_and_a_combination_of_one_are_refused(networks):
     with pytest.raises(ValueError, match="expected one discriminator or more, found an empty tuple"):
         dg.DiscriminatorGuidance(discriminator=())
-    with pytest.raises(ValueError, match="'probabilities' with several discriminators.*found one"):
+    with pytest.raises(ValueError, match="several discriminators.*'probabilities', found one"):
         dg.DiscriminatorGuidance(discriminator=networks.a, combine="probabilities")
     with pytest.raises(ValueError, match=r"discriminator\W+1.*\n?.*expected Weights, found a Pretrained"):
         dg.DiscriminatorGuidance(discriminator=(networks.a, networks.b.step))  # type: ignore[arg-type]

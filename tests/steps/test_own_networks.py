@@ -163,13 +163,10 @@ def test_latents_of_ones_own_network_are_kept_as_latents(own):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (
-            "absent_module:Net",
-            r"expected a Python module absent_module.*looked for it in .*--working-dir FOLDER",
-        ),
+        ("absent_module:Net", r"expected a Python module absent_module.*searched .*--working-dir FOLDER"),
         (
             "brought:Gausian",
-            r"expected a function Gausian in .*brought\.py, found nothing; what can be called there: "
+            r"expected a function Gausian in .*brought\.py, found nothing; callables there: "
             r"Corners, Full, Gaussian",
         ),
         ("brought:setting", r"expected a function setting in .*brought\.py, found a int"),
@@ -202,8 +199,7 @@ def test_a_factory_is_named_by_module_and_function(factory):
 def test_an_option_that_the_data_decides_is_refused():
     with pytest.raises(
         ValueError,
-        match="other than image_size, channels, num_classes, which are those of the Pretrained, found "
-        "channels",
+        match="other than image_size, channels, num_classes, which the Pretrained sets, found channels",
     ):
         dg.OwnFeatures(factory="brought:Corners", options={"channels": 1})
 

@@ -127,7 +127,7 @@ def test_a_discriminator_that_learns_from_scratch_can_be_told_of_edms_process(na
     changed = first_changes(steps(name, **scratch), steps(name, **scratch, process="edm"))
     assert changed == {"train-discriminator"}
     if scratch:
-        with pytest.raises(ValueError, match="leave the features out"):
+        with pytest.raises(ValueError, match="omit the features"):
             steps(name, features="frozen", process="edm")
 
 

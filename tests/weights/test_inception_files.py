@@ -139,7 +139,7 @@ def test_a_constant_that_is_handed_on_is_found_and_one_number_stands_for_all() -
             {"extra": constant("mixed_11/conv/conv2d_params", tensor_proto(torch.ones(1), (1,)))},
             r"unexpected: 'mixed_11/conv/conv2d_params'",
         ),
-        ({"twice": constant("softmax/biases", tensor_proto(torch.ones(5), (5,)))}, "1 names twice"),
+        ({"twice": constant("softmax/biases", tensor_proto(torch.ones(5), (5,)))}, "repeated names: 1"),
         (
             {"softmax/biases": node("softmax/biases", "Identity", ("softmax/biases",))},
             "missing: 'softmax/biases'",
@@ -157,7 +157,10 @@ def test_a_constant_that_is_handed_on_is_found_and_one_number_stands_for_all() -
             r"of shape \[5\], found 3",
         ),
         ({"softmax/biases": constant("softmax/biases", tensor_proto(b"", (5,)))}, r"of shape \[5\], found 0"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(bytes(20), (-5,)))}, "has room for"),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(bytes(20), (-5,)))},
+            "fits into the file",
+        ),
         (
             {"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(5), (1, 5)))},
             r"'fc.bias' as float32 of 1 dim.*\[1, 5\]",
@@ -165,11 +168,11 @@ def test_a_constant_that_is_handed_on_is_found_and_one_number_stands_for_all() -
         ({"softmax/biases": constant("softmax/biases", varint(8) + varint(3))}, "found TensorFlow's type 3"),
         (
             {"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(1), (10**12,), "floats"))},
-            "has room for, found",
+            "fits into the file, found",
         ),
         (
             {"softmax/biases": constant("softmax/biases", tensor_proto(bytes(8), (2**62, 2**62)))},
-            "has room for, found",
+            "fits into the file, found",
         ),
     ],
 )

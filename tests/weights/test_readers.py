@@ -262,7 +262,8 @@ def test_averages_that_do_not_fit_the_names_are_refused() -> None:
         )
 
     with pytest.raises(
-        ValueError, match="st.pth: expected 3 averages in 'shadow_params', one a trainable parameter, found 2"
+        ValueError,
+        match="st.pth: expected 3 averages in 'shadow_params', one per trainable parameter, found 2",
     ):
         read(averages, net.names(trainable=False))
     with pytest.raises(

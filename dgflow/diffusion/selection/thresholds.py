@@ -29,9 +29,9 @@ class Thresholds(NamedTuple):
 
         floor: raise thresholds below 0 to 0, since they are thresholds of a ratio whose mean is 1.
         """
-        seen = np.nan_to_num(log_ratios.astype(np.float64))
-        changes = np.diff(seen, axis=1, prepend=seen[:, :1])
-        tables = [np.quantile(values, quantile, axis=0) for values in (seen, changes)]
+        ratios = np.nan_to_num(log_ratios.astype(np.float64))
+        changes = np.diff(ratios, axis=1, prepend=ratios[:, :1])
+        tables = [np.quantile(values, quantile, axis=0) for values in (ratios, changes)]
         return cls(*((np.maximum(0.0, table) if floor else table).tolist() for table in tables))
 
 
@@ -40,17 +40,17 @@ def log_ratios_along(path: Path, draw: Draw, log_ratio: LogRatioAt, *, only_at_e
     """The log-ratios [B, positions] of samples along a path; NaN before its end with `only_at_end`."""
     state, end = path.begin(draw.latents), len(path.levels) - 1
     before = [0, *accumulate(path.draws)]
-    seen = list[Tensor]()
+    ratios = list[Tensor]()
     for position, level in enumerate(path.levels):
         sigma_B = state.x.new_full((len(state.x),), level)
         if only_at_end and position < end:
-            seen.append(torch.full_like(sigma_B, torch.nan))
+            ratios.append(torch.full_like(sigma_B, torch.nan))
         else:
-            seen.append(log_ratio(state.x, sigma_B, draw.asked))
+            ratios.append(log_ratio(state.x, sigma_B, draw.asked))
         if position < end:
             noise = partial(_draw_after, draw, before[position])
             state = path.move(state, [position] * len(state.x), draw.asked, noise)
-    return torch.stack(seen, dim=1)
+    return torch.stack(ratios, dim=1)
 
 
 def _draw_after(draw: Draw, before: int, number: int) -> Tensor:

@@ -18,7 +18,7 @@ from dgflow.networks.labels import with_labels
 
 
 class ADMEncoderModule(nn.Module):
-    """Image and time to `out_channels` numbers per sample: input blocks, a middle block, and a pooling head.
+    """Map image and time to `out_channels` numbers per sample: input blocks, a middle block, a pooling head.
 
     Args:
         image_size: side of the (square) input in pixels.
@@ -101,7 +101,7 @@ class ADMEncoderModule(nn.Module):
                 GroupNorm(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), last, nn.Flatten()
             )
         else:
-            raise ValueError(f'pool must be "attention" or "adaptive", found {pool!r}')
+            raise ValueError(f'expected pool "attention" or "adaptive", found {pool!r}')
         self.pool = pool
 
     def features(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
@@ -133,7 +133,7 @@ class ADMEncoderModule(nn.Module):
         """
         if self.pool != "adaptive":
             raise ValueError(
-                f'pooled features exist with pool="adaptive" only, this network has pool={self.pool!r}'
+                f'expected a network with pool="adaptive", for pooled features, found pool={self.pool!r}'
             )
         return self.out[:3](widened(features_BCHW, next(self.out.parameters()))).flatten(1)
 

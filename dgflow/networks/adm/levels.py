@@ -1,5 +1,5 @@
 """The descending half of ADM's U-Net and of its encoder: levels of blocks, with the published order and
-names. Impossible settings are refused with the reason.
+names. Impossible settings raise an error that states the reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dgflow.networks.adm.sizes import check_levels, level_widths
 
 @dataclass(frozen=True)
 class Levels:
-    """Settings of the blocks, and the blocks of one network. Arguments as for `ADMUNet`.
+    """The settings and the blocks of one network. Arguments as for `ADMUNet`.
 
     Raises:
         ValueError: a width is not a multiple of 32 or of the heads, or the levels cannot halve the image.

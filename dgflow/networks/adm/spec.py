@@ -63,8 +63,8 @@ class ADMUNet(ScoreNetworkSpec):
 
 
 class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
-    """ADM's encoder half: the noise-conditioned classifier, the discriminator, and with `pool="adaptive"` a
-    feature network.
+    """ADM's encoder half: a noise-conditioned classifier, a discriminator's head or, with `pool="adaptive"`,
+    a feature network.
 
     `attention_resolutions` are downsampling factors (1 is the full image). Widths must be multiples of 32.
     `time` selects the network's time input: published 256-pixel and latent classifiers use DDPM's steps, the
@@ -84,7 +84,7 @@ class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
         _check_levels(self, shape, 1)
 
     def feature_shape(self, shape: DataShape) -> DataShape:
-        """The side and channels of the middle block's output for data of that shape."""
+        """The side and channels of the middle block's output for data of shape `shape`."""
         side = shape.image_size >> (len(self.channel_mult) - 1)
         return DataShape(side, self.model_channels * self.channel_mult[-1], shape.num_classes)
 

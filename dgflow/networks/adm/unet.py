@@ -19,7 +19,7 @@ from dgflow.networks.labels import with_labels
 
 
 class ADMUNetModule(nn.Module):
-    """U-Net from noisy image, step and label to `out_channels` channels of the same side.
+    """U-Net that maps noisy image, step and label to `out_channels` channels of the same side.
 
     Args:
         image_size: side of the (square) image in pixels.

@@ -18,7 +18,7 @@ from dgflow.networks.precision import group_norm, wide_linear
 
 
 class DDPMUNetModule(nn.Module):
-    """U-Net of (image, step), without classes. The defaults are the 256-pixel networks.
+    """U-Net of (image, step), without classes. The defaults are those of the 256-pixel networks.
 
     Args:
         image_size: side in pixels, divisible by 2 for every level but the first.

@@ -1,5 +1,5 @@
-"""Evaluate several discriminators together: members on the same frozen features share one pass through
-these.
+"""Evaluate several discriminators together: members on the same frozen features share one pass through the
+features.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class EnsembleModule(nn.Module):
     Features are computed once per call for all members whose `features` are the same module, and autograd
     sums the gradients of those members' heads before one backward pass. Other members run separately.
 
-    Heads are evaluated in a loop. Six heads of the published depth cost a fifth of their features
-    (`benchmarks/ensemble.py`). `torch.func.vmap` would save a tenth of the total, has no rule for attention
-    on the CPU, and needs heads of equal shape.
+    Heads are evaluated in a loop. Six heads of the published depth take a fifth of the time of their features
+    (`benchmarks/ensemble.py`). `torch.func.vmap` would save a tenth of the total, but it has no rule for
+    attention on the CPU and needs heads of equal shape.
 
     Args:
         members: in the order of the rows of the output; at least one.

@@ -86,7 +86,7 @@ def _check_head(features: ADMEncoderModule | None, head: ADMEncoderModule) -> No
     given, wanted = (features.feature_channels, features.feature_size), (head.in_channels, head.image_size)
     if given != wanted:
         raise ValueError(
-            f"the extractor gives {given[0]} channels of {given[1]} pixels a side, the head takes "
-            f"{wanted[0]} of {wanted[1]}: "
-            "build the head with in_channels and image_size of the former"
+            f"expected a head for the extractor's {given[0]} channels of {given[1]} x {given[1]} pixels, "
+            f"found one for {wanted[0]} of {wanted[1]} x {wanted[1]}: build the head with "
+            f"in_channels={given[0]} and image_size={given[1]}"
         )

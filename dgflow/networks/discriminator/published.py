@@ -1,5 +1,5 @@
-"""Published files of Discriminator Guidance. They are on Google Drive, which interrupts programs with
-confirmation pages.
+"""Published files of Discriminator Guidance. They are on Google Drive, whose confirmation pages stop
+automatic downloads.
 """
 
 from __future__ import annotations

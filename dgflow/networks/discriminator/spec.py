@@ -25,15 +25,15 @@ class Discriminator(DiscriminatorSpec):
     """A discriminator: a head with one output, on the middle features of a noisy classifier or on the
     samples.
 
-    The features are frozen, as published. With `fine_tune` they are trained with the head from the given
-    weights on (the paper's figure 28b), and stored beside the head.
+    The features are frozen, as published. With `fine_tune` they start from the given weights, are trained
+    with the head (the paper's figure 28b), and are stored beside the head.
 
     With features, both networks use the features' time, and the head's `time` must be left at its default.
 
-    `process` is the diffusion in whose terms the head receives samples and times (figure 28a). "linear-vp",
-    as published: the sample in variance-preserving scaling, and its linear-VP time. "edm": the sample x0 +
-    sigma z itself, and log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features
-    were trained on linear VP, so "edm" requires a head without features.
+    `process` is the form in which the head receives samples and times (figure 28a). "linear-vp", as
+    published: the sample in variance-preserving scaling, and its linear-VP time. "edm": the sample x0 + sigma
+    z itself, and log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features were
+    trained on linear VP, so "edm" requires a head without features.
 
     With `noise="none"` it is a discriminator of clean samples, evaluated at the time of noise level 0.
     """
@@ -49,17 +49,17 @@ class Discriminator(DiscriminatorSpec):
         if self.fine_tune and self.features is None:
             raise ValueError(
                 "expected features with fine_tune, the weights of a classifier of noisy samples, found none: "
-                "without features the head learns from scratch"
+                "omit fine_tune to train a head from scratch"
             )
         return self
 
     @model_validator(mode="after")
-    def _told_of_one_process(self) -> Discriminator:
+    def _fits_process(self) -> Discriminator:
         check_process(self.process, self.features, self.head)
         if self.process == "edm" and self.noise == "none":
             raise ValueError(
-                'expected process="linear-vp" with noise="none", found "edm", whose time of clean samples is '
-                "the logarithm of 0: leave the process out"
+                'expected process="linear-vp" with noise="none", found "edm", whose time input for clean '
+                "samples is the logarithm of 0: omit process"
             )
         return self
 
@@ -79,7 +79,7 @@ class Discriminator(DiscriminatorSpec):
         below = self.features.step.architecture
         if not isinstance(below, ADMEncoder):
             raise ValueError(
-                "expected as features a classifier of noisy samples (an ADMEncoder), found "
+                "expected a classifier of noisy samples (an ADMEncoder) as features, found "
                 f"{self.features.step.kind} of {type(below).__name__}"
             )
         return self.head.model_copy(update={"time": below.time})
@@ -91,17 +91,17 @@ class Discriminator(DiscriminatorSpec):
         try:
             self.head.check(shape)
         except ValueError as error:
-            given = f"what its features give ({shape.channels} channels of {shape.image_size} pixels a side)"
-            on = "" if self.features is None else f"; it is on {given}"
-            raise ValueError(f"{error}{on}") from error
+            side = shape.image_size
+            of_features = f"; its input is the features' {shape.channels} channels of {side} x {side} pixels"
+            raise ValueError(f"{error}{'' if self.features is None else of_features}") from error
 
     def build(
         self, *, image_size: int, channels: int, num_classes: int, features: nn.Module | None = None
     ) -> nn.Module:
-        """Build the discriminator with a fresh head, on the network of `features` if there is one.
+        """Build the discriminator with a fresh head, on the network `features` if there is one.
 
-        Size and channels are the samples'; the head's follow from the features. `num_classes` is 0 for an
-        unconditional head.
+        `image_size` and `channels` are those of the samples; those of the head follow from the features.
+        `num_classes` is 0 for an unconditional head.
         """
         from dgflow.networks.adm.encoder import ADMEncoderModule
         from dgflow.networks.discriminator.module import DiscriminatorModule
@@ -153,11 +153,11 @@ def check_process(process: ProcessName, features: Weights | None, head: HeadSpec
         return
     if features is not None:
         raise ValueError(
-            f'expected process="linear-vp" with features, which know linear-VP noise alone, found '
-            f'"{process}": leave the features out, so that the discriminator learns from scratch'
+            f'expected process="linear-vp" with features, which are trained on linear-VP noise, found '
+            f'"{process}": omit the features, to train the discriminator from scratch'
         )
     if head.time != "linear-vp":
         raise ValueError(
-            f'expected a head whose time is left alone with process="{process}", found {head.time}: it is '
-            "given log(sigma) / 4"
+            f'expected the default time of a head with process="{process}", found {head.time}: omit time, '
+            "since the head receives log(sigma) / 4"
         )

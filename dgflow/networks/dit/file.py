@@ -79,11 +79,14 @@ def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> di
     """Rename weights of diffusers' `DiTTransformer2DModel` (hub folders `transformer/`) to the names of
     `DiT`.
 
-    q, k and v are joined; the time and label embedders, of which diffusers stores one copy per block, must be
-    equal in all blocks and become one; `pos_embed`, which diffusers computes, is added for latents of side
-    `input_size`. Only the weights are converted: diffusers' forward has slightly different time frequencies
-    (10000^(-i/127) instead of 10000^(-i/128)) and, by default, another epsilon in the second norm of a block;
-    `DiT` computes what the weights were trained with.
+    - q, k and v are joined.
+    - The time and label embedders, of which diffusers stores one copy per block, must be equal in all blocks
+      and become one.
+    - `pos_embed`, which diffusers computes, is added for latents of side `input_size`.
+
+    Only the weights are converted. diffusers' forward has slightly different time frequencies (10000^(-i/127)
+    instead of 10000^(-i/128)) and, by default, another epsilon in the second norm of a block. `DiT` uses the
+    values with which the weights were trained.
 
     Raises:
         ValueError: names are missing or left over, or embedders differ between blocks.
@@ -107,9 +110,9 @@ def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> di
                     copy = rest.pop(f"{block}.norm1.emb.{theirs}.{kind}")
                     if not torch.equal(found.setdefault(f"{ours}.{kind}", copy), copy):
                         raise ValueError(
-                            f"{theirs}.{kind} of block {i} differs from that of block 0: expected one "
-                            "embedder for all blocks, as in "
-                            "published weights; weights fine-tuned apart cannot be expressed as a DiT"
+                            f"expected one embedder for all blocks, as in published weights, found another "
+                            f"{theirs}.{kind} in block {i} than in block 0: embedders that were fine-tuned "
+                            "separately cannot be expressed as a DiT"
                         )
     except KeyError as error:
         raise ValueError(

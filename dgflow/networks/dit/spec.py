@@ -26,7 +26,7 @@ LATENT_FACTOR = 8
 class DiT(ScoreNetworkSpec):
     """Diffusion transformer of Peebles & Xie 2023 on latents; DiT-XL/2 by default.
 
-    The network has one class more than the data, the null class.
+    The network has one class more than the data: the null class.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("dit", "diffusers_dit")
@@ -104,12 +104,12 @@ class DiT(ScoreNetworkSpec):
         from dgflow.networks.dit.file import named_settings
         from dgflow.weights.declared import flat
 
-        told = {name: value for name, value in flat(settings).items() if name != "model"}
+        fields = {name: value for name, value in flat(settings).items() if name != "model"}
         args = settings.get("args", settings)
         model = args.get("model") if isinstance(args, dict) else None
-        if isinstance(size := told.get("image_size"), int):
-            told["image_size"] = size / LATENT_FACTOR
-        return {**named_settings(model), **told}
+        if isinstance(size := fields.get("image_size"), int):
+            fields["image_size"] = size / LATENT_FACTOR
+        return {**named_settings(model), **fields}
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]

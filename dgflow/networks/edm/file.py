@@ -1,8 +1,8 @@
 """Read EDM's and EDM2's `.pkl` files without executing them: pickles of a whole network, including its source
 code.
 
-A file is parsed into records (`inert_pickle`); globals that such files are not known to name are refused.
-Tensors are built from the records and checked against the storage that they view.
+A file is parsed into records (`inert_pickle`); an error is raised for globals other than the known ones of
+such files. Tensors are built from the records and checked against the storage that they view.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         return WeightFile(dict(reader.tensors(network, "", 0)), reader.settings(network))
     except (ValueError, MemoryError):
         raise
-    except Exception as error:  # records may be combined in any way
+    except Exception as error:  # malformed records can raise anything
         raise ValueError(
-            f"{name}: expected a network of EDM's under 'ema', found records that are none "
+            f"{name}: expected a network of EDM's under 'ema', found records of another form "
             f"({reason(error)}): fetch it again"
         ) from error
 
@@ -231,7 +231,7 @@ class Reader:
         where = f" at {short(at)}" if at else ""
         return ValueError(
             f"{self.source}: expected {expected}{where}, found {found}: this is not a network of EDM's, or "
-            "it is damaged"
+            "the file is damaged"
         )
 
 

@@ -2,8 +2,8 @@
 published files.
 
 Every module is a persistent object with its source text; ModuleDicts are torch's own. The modules and classes
-that the pickles name exist only during writing, so a reader that imported them would fail; the source text
-raises an error if executed.
+that the pickles name exist only during writing, so a reader that imports them fails. The source text raises
+an error if executed.
 """
 
 from __future__ import annotations

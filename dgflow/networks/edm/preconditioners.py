@@ -80,7 +80,7 @@ class EDMPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
+        """Return `sigma`: the network supports every noise level."""
         return sigma
 
 
@@ -140,7 +140,7 @@ class VPPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
+        """Return `sigma`: the network supports every noise level."""
         return sigma
 
 
@@ -173,7 +173,7 @@ class VEPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
+        """Return `sigma`: the network supports every noise level."""
         return sigma
 
 
@@ -252,8 +252,8 @@ Denoiser = EDMPrecond | VPPrecond | VEPrecond | iDDPMPrecond
 
 
 def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
-    """Refuse a schedule with levels outside the network's range. A last level of 0 is the clean image and
-    never enters the network.
+    """Raise ValueError for a schedule with levels outside the network's range. A last level of 0 is the clean
+    image, which never enters the network.
 
     Args:
         sigmas: noise levels in the order of sampling, on the host.
@@ -266,9 +266,9 @@ def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
     i = first_outside(levels, denoiser.sigma_min, denoiser.sigma_max)
     if i is not None:
         raise ValueError(
-            f"{type(denoiser).__name__} knows sigma from {denoiser.sigma_min:.9g} to "
-            f"{denoiser.sigma_max:.9g} (and 0 as the last level), but level {i} of the schedule is "
-            f"{sigmas[i]:.9g}: choose sigma_min and sigma_max of the schedule within that range"
+            f"{type(denoiser).__name__}: expected noise levels from {denoiser.sigma_min:.9g} to "
+            f"{denoiser.sigma_max:.9g} (and 0 as the last level), found {sigmas[i]:.9g} as level {i} of the "
+            "schedule: choose sigma_min and sigma_max of the schedule within that range"
         )
 
 

@@ -22,8 +22,8 @@ PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "i
 """EDM's preconditioner classes, by the value of `precond`."""
 CONSTANTS = ("beta_d", "beta_min", "M", "C_1", "C_2", "epsilon_t")
 ROUNDED = 0.1
-"""Relative difference of two ends of noise levels that counts as rounding: where a float32 formula gives
-them, neighbouring results are 6% apart.
+"""Relative difference up to which two ends of a range of noise levels count as equal. Some ends come from
+float32 formulas whose neighbouring results are 6 % apart.
 """
 
 
@@ -93,20 +93,20 @@ class _Preconditioned(ScoreNetworkSpec):
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Translate the settings of a pickle, or of `training_options.json` beside it."""
         inner = settings.get("model")
-        told = super().declared(inner if isinstance(inner, dict) and "init_kwargs" in inner else settings)
+        fields = super().declared(inner if isinstance(inner, dict) and "init_kwargs" in inner else settings)
         for part in (settings, inner):
             if isinstance(part, dict):
-                told |= {**part.get("init_kwargs", {}), **part.get("attributes", {})}
-        name = settings.get("class_name", told.get("class_name"))
+                fields |= {**part.get("init_kwargs", {}), **part.get("attributes", {})}
+        name = settings.get("class_name", fields.get("class_name"))
         if isinstance(name, str):
             last = name.rpartition(".")[2]
-            told["precond"] = PRECONDITIONERS.get(last, last)
+            fields["precond"] = PRECONDITIONERS.get(last, last)
         network = inner.get("class_name") if isinstance(inner, dict) else None
-        if network := network or told.get("model_type"):
-            told["network"] = network
-        if told.get("precond", "edm") != "edm":
-            told.pop("sigma_data", None)  # this class has no sigma_data
-        return told
+        if network := network or fields.get("model_type"):
+            fields["network"] = network
+        if fields.get("precond", "edm") != "edm":
+            fields.pop("sigma_data", None)  # only EDM's preconditioner has sigma_data
+        return fields
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
@@ -138,7 +138,7 @@ class SongUNet(_Preconditioned):
         _check_levels(self, shape, self.model_channels)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
+        """Build the denoiser with fresh weights; `num_classes` is 0 for an unconditional network."""
         from dgflow.networks.edm.song import SongUNetModule
 
         shape = DataShape(image_size, channels, num_classes)
@@ -175,7 +175,7 @@ class DhariwalUNet(_Preconditioned):
                 check_heads(width, width // 64, "model_channels, to a multiple of 64")
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
+        """Build the denoiser with fresh weights; `num_classes` is 0 for an unconditional network."""
         from dgflow.networks.edm.dhariwal import DhariwalUNetModule
 
         arguments = self.arguments(DataShape(image_size, channels, num_classes))

@@ -79,7 +79,7 @@ class EDM2UNet(ScoreNetworkSpec):
         }
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
+        """Build the denoiser with fresh weights; `num_classes` is 0 for an unconditional network."""
         from dgflow.networks.edm2.preconditioner import Precond
 
         return Precond(**self.arguments(DataShape(image_size, channels, num_classes)))
@@ -126,12 +126,12 @@ class EDM2UNet(ScoreNetworkSpec):
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Translate the settings of a pickle, or of `training_options.json` beside it."""
-        told = super().declared(settings)
+        fields = super().declared(settings)
         for part in ("init_kwargs", "attributes"):
-            told |= settings.get(part, {})
-        if isinstance(name := told.get("class_name"), str):
-            told["class_name"] = name.rpartition(".")[2]
-        return told
+            fields |= settings.get(part, {})
+        if isinstance(name := fields.get("class_name"), str):
+            fields["class_name"] = name.rpartition(".")[2]
+        return fields
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]

@@ -62,7 +62,7 @@ NODES = {
     "softmax/biases": "fc.bias",
 }
 """Constant of the graph -> name in PyTorch's ports."""
-_PASSED = 10  # most Identity nodes between a constant and its reader; freezing leaves one
+_PASSED = 10  # maximum number of Identity nodes between a constant and its reader; freezing leaves one
 
 
 def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile:
@@ -95,7 +95,7 @@ def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile
         raise ValueError(
             f"{name}: expected Inception's frozen graph, its {len(NODES)} constants once each, found "
             f"{len(graph.node)} nodes; missing: {some(missing)}; unexpected: {some(others)}; "
-            f"{len(graph.node) - len(nodes)} names twice: {AGAIN}"
+            f"repeated names: {len(graph.node) - len(nodes)}: {AGAIN}"
         )
     unscaled = _unscaled(nodes, name)
     tensors: dict[str, Tensor] = {}
@@ -137,7 +137,9 @@ def message(name: str) -> type[Any]:
 
 
 def _constant(nodes: dict[str, Any], name: str) -> Any | None:
-    """The Const node that `name` is or forwards."""
+    """The Const node called `name`, or the one that the Identity node called `name` forwards; None if there
+    is none.
+    """
     for _ in range(_PASSED):
         node = nodes.get(name.removesuffix(":0"))
         if node is None or node.op == "Const":
@@ -154,7 +156,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
     """The gamma constants of batch norms that do not scale."""
-    found = set()
+    gammas = set()
     for node in nodes.values():
         if node.op != _SCALING:
             continue
@@ -171,13 +173,13 @@ def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
             and "scale_after_normalization" in attributes
             and not attributes["scale_after_normalization"].b
         ):
-            found.add(gamma.name)
-    return found
+            gammas.add(gamma.name)
+    return gammas
 
 
 def _tensor(node: Any, size: int, source: str) -> Tensor:
-    """The constant's numbers in TensorFlow's order, stored as raw bytes, as a list, or as one number for
-    all.
+    """The constant as a tensor in TensorFlow's order. Its numbers are stored as raw bytes, as a list, or as
+    one number for all.
     """
     value = _attributes(node).get("value", message("Value")()).tensor
     shape = [dim.size for dim in value.tensor_shape.dim[:9]]
@@ -193,7 +195,7 @@ def _tensor(node: Any, size: int, source: str) -> Tensor:
         or (count := math.prod(shape)) > size
     ):
         raise ValueError(
-            f"{where} of a shape that its file has room for, found {shape[:8]} in {size} bytes: it is damaged"
+            f"{where} of a shape that fits into the file, found {shape[:8]} in {size} bytes: it is damaged"
         )
     dtype = _DTYPES[value.dtype]
     if content := value.tensor_content:

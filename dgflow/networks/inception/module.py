@@ -34,10 +34,8 @@ class InceptionFeatures(NamedTuple):
 
 
 class InceptionV3Module(nn.Module):
-    """Inception v3 (Szegedy et al.
-
-    2015) with the 1008 outputs and the pooling of TensorFlow's graph of 2015-12-05.
-    """
+    """Inception v3 (Szegedy et al. 2015) with the 1008 outputs and the pooling of TensorFlow's graph of
+    2015-12-05."""
 
     def __init__(self):
         super().__init__()
@@ -64,7 +62,7 @@ class InceptionV3Module(nn.Module):
         """Features of images [N, 3, 299, 299] in [-1, 1], prepared by `front_ends.prepare`, in the network's
         dtype and on its device.
 
-        float32 is computed in full precision, whatever the process allows elsewhere; float64 needs a float64
+        float32 is computed in full precision, for any setting of the process; float64 needs a float64
         network. Raises ValueError for another shape or dtype: half precision changes the features by 0.5 %.
         """
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, SIDE, SIDE):

@@ -16,8 +16,8 @@ from torch import Tensor
 from dgflow.weights.torch_file import read_state_dict
 from dgflow.weights.weight_file import File, WeightFile, called, some
 
-# Most numbers in a file's tensors, ten times the network's: views into one storage may claim far more than
-# the file has
+# Maximum number of values in a file's tensors, ten times the network's. Views into one storage can claim far
+# more values than the file has.
 _MOST = 250_000_000
 
 
@@ -128,11 +128,11 @@ def checked(found: Mapping[str, Tensor], source: str) -> WeightFile:
 
 
 def from_modules(found: Mapping[str, Tensor], source: str) -> WeightFile:
-    """Rename the tensors of a port that uses TensorFlow's scopes, such as `layers.mixed_6.conv.beta`; gamma
-    may be absent.
+    """Rename the tensors of a port that uses TensorFlow's scopes, such as `layers.mixed_6.conv.beta`. gamma
+    may be missing.
 
-    The output layer may have any name: it is the one module with a matrix and a vector as long as one of its
-        sides.
+    The output layer may have any name. It is the module with a matrix, and with a vector as long as one side
+    of the matrix.
 
     Raises:
         ValueError: a tensor has no place in the network, two tensors have the same place, or as `checked`.
@@ -184,7 +184,7 @@ def _output(others: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     if len(others) != 2 or by_rank.keys() != {1, 2} or by_rank[1][0] != by_rank[2][0]:
         raise ValueError(
             f"{source}: expected, beside 94 convolutions named by TensorFlow's scopes, one output layer with "
-            f"weight and bias, found {_listed(others)}: this is another network, or a port that is not known"
+            f"weight and bias, found {_listed(others)}: this is another network, or an unknown port"
         )
     weight, bias = by_rank[2][1], by_rank[1][1]
     sides = [axis for axis in (0, 1) if weight.shape[axis] == len(bias)]

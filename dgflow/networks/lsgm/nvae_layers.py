@@ -143,7 +143,7 @@ class MBConv(nn.Module):
     def __init__(self, channels: int, out_channels: int, resample: Resample, expansion: int) -> None:
         super().__init__()
         if resample == "down":
-            raise ValueError("MBConv stands in decoders only: expected resample None or 'up', found 'down'")
+            raise ValueError("expected resample None or 'up', since only decoders have MBConv, found 'down'")
         wide = expansion * channels
         layers: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if resample == "up" else []
         layers += [nn.ModuleDict({"bn": BatchNorm(channels)})]

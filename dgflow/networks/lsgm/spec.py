@@ -129,11 +129,11 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
         }
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        told = super().declared(settings)
-        groups, each = told.get("num_groups_per_scale"), told.get("num_latent_per_group")
-        if isinstance(groups, int) and isinstance(each, int) and told.get("num_latent_scales", 1) == 1:
-            told["latent_channels"] = groups * each
-        return told
+        fields = super().declared(settings)
+        groups, per_group = fields.get("num_groups_per_scale"), fields.get("num_latent_per_group")
+        if isinstance(groups, int) and isinstance(per_group, int) and fields.get("num_latent_scales", 1) == 1:
+            fields["latent_channels"] = groups * per_group
+        return fields
 
 
 class NVAE(_InCheckpoint, AutoencoderSpec):

@@ -1,5 +1,5 @@
 """Networks with closed-form outputs: the exact score network of a Gaussian mixture, and the exact
-discriminator of two mixtures. They serve as ground truth beside trained networks.
+discriminator of two mixtures. They are the ground truth for trained networks.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MixtureRatio(DiscriminatorSpec):
     def _fits(self) -> MixtureRatio:
         if self.real.dimensions != self.model.dimensions:
             raise ValueError(
-                "expected two mixtures with as many coordinates, found "
+                "expected two mixtures with the same number of coordinates, found "
                 f"{self.real.dimensions} and {self.model.dimensions}"
             )
         return self
@@ -88,5 +88,6 @@ def _check_values(mixture: GaussianMixture, shape: DataShape) -> None:
     if shape.values != mixture.dimensions:
         raise ValueError(
             f"expected points of the mixture's {mixture.dimensions} coordinates, found data of "
-            f"{shape.values} values ({shape.channels} channels of {shape.image_size} pixels a side)"
+            f"{shape.values} values ({shape.channels} channels of {shape.image_size} x {shape.image_size} "
+            "pixels)"
         )

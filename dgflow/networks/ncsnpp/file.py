@@ -49,7 +49,7 @@ def read_soft_truncation(file: File, ema_names: Sequence[str], *, source: str | 
     if not isinstance(averages, list) or len(averages) != len(ema_names):
         count = len(averages) if isinstance(averages, list) else f"a {type(averages).__name__}"
         raise ValueError(
-            f"{name}: expected {len(ema_names)} averages in 'shadow_params', one a trainable parameter, "
+            f"{name}: expected {len(ema_names)} averages in 'shadow_params', one per trainable parameter, "
             f"found {count}: {ORDER}"
         )
     tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in model.items()}

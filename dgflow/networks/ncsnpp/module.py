@@ -48,7 +48,7 @@ class ScoreUNet(nn.ModuleList):
         channels: channels of input and output.
         time_features: width of the time features.
         emb_channels: width of the time embedding.
-        before: modules that get the first numbers in the list; they are not called here.
+        before: modules with the first numbers in the list; they are not called here.
 
     The other arguments are explained in `NCSNpp`.
     """

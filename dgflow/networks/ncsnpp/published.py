@@ -14,7 +14,7 @@ FILES = (
         network={"": Published(NCSNpp(), 64)},
         licence=NONE_STATED,
         page="https://drive.google.com/drive/folders/1Wyk0ucFW-QDS_g1EcPm361LWWgWqJ6L_ (CelebA, DDPM++ VP "
-        "FID with ST, whatever it is called there)",
+        "FID with ST; the file may have another name there)",
         image_size=64,
         published_fid=1.90,
         fid_note="131 evaluations",

@@ -27,8 +27,8 @@ class NCSNpp(ScoreNetworkSpec):
     """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: predicts the noise of the
     linear-VP diffusion.
 
-    `unbounded`: the time of its "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 + sigma^2) from time
-        1e-5 to 1, scaled to 0..999.
+    `unbounded`: use the time of Soft Truncation's "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 +
+        sigma^2) from time 1e-5 to 1, scaled to 0..999.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("soft_truncation",)
@@ -49,7 +49,7 @@ class NCSNpp(ScoreNetworkSpec):
         check_unet_widths(self.nf, [self.nf * mult for mult in self.ch_mult], self.num_res_blocks)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights."""
+        """Build the network with fresh weights."""
         from dgflow.networks.ncsnpp.module import NCSNppModule
 
         check_unconditional("NCSNpp", num_classes)
@@ -71,13 +71,13 @@ class NCSNpp(ScoreNetworkSpec):
             integral = torch.log1p(sigma.square())
             return torch.log(-torch.expm1(-integral) + UNBOUNDED_CONSTANT) + integral
 
-        def told(sigma: torch.Tensor) -> torch.Tensor:
+        def time(sigma: torch.Tensor) -> torch.Tensor:
             if not self.unbounded:
                 return TIME_SCALE * tau_from_sigma(sigma)
             low, high = (unbounded(torch.full_like(sigma, level)) for level in levels)
             return TIME_SCALE * (unbounded(sigma) - low) / (high - low)
 
-        return ScoreModel(VPDenoiser(epsilon_only(network), told), sigma_range=levels)
+        return ScoreModel(VPDenoiser(epsilon_only(network), time), sigma_range=levels)
 
     def toy(self, factor: int) -> Self:
         return self.model_copy(

@@ -14,7 +14,7 @@ _OF_THE_DEVICE = re.compile(r"out of memory|alloc|CUDA|cuDNN|cublas|NCCL|HIP err
 
 @contextmanager
 def own_code(factory: str) -> Iterator[None]:
-    """A context for a call into a user's own code: an error becomes a ValueError with file, line and
+    """A context for a call into a user's own code, which turns an error into a ValueError with file, line and
     function. Device errors, such as out of memory, pass unchanged.
     """
     try:

@@ -1,7 +1,7 @@
 """A user's own networks, named by the import path of their code: `package.module:function`.
 
 The module is imported only when a network is built. Its source text is not part of a step's identity, so
-raise `version` by hand when its results change.
+raise `version` by hand when the results of the code change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GIVEN = ("image_size", "channels", "num_classes")
 
 
 class OwnNetwork(NetworkSpec):
-    """A network made by `factory(image_size=, channels=, num_classes=, **options)`; the factory is a function
+    """A network made by `factory(image_size=, channels=, num_classes=, **options)`. The factory is a function
     that returns a module, or the module's class.
     """
 
@@ -53,8 +53,8 @@ class OwnNetwork(NetworkSpec):
     def _not_given_twice(cls, options: Mapping[str, Option]) -> Mapping[str, Option]:
         if twice := sorted(set(options) & set(_GIVEN)):
             raise ValueError(
-                f"expected options other than {', '.join(_GIVEN)}, which are those of the Pretrained, "
-                f"found {', '.join(twice)}"
+                f"expected options other than {', '.join(_GIVEN)}, which the Pretrained sets, found "
+                f"{', '.join(twice)}"
             )
         return options
 
@@ -66,8 +66,9 @@ class OwnNetwork(NetworkSpec):
         module = self.factory.partition(":")[0]
         if module not in sys.modules:
             raise ValueError(
-                f"expected the module {module} to be imported, found a record that names its {self.factory}, "
-                f"and no code is run because a record names it; import {module} first"
+                f"expected the module {module} to be imported, found only a record that names "
+                f"{self.factory}; code that a record names is not imported automatically: import {module} "
+                "first"
             )
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
@@ -96,8 +97,8 @@ class OwnNetwork(NetworkSpec):
             **self.options,
         }
         _check_takes(factory, arguments, self.factory)
-        # Elsewhere, shapes are checked on the meta device; user code that reads its own tensors could not be
-        # built there.
+        # Elsewhere, shapes are checked on the meta device. User code may read values of its own tensors,
+        # which fails there.
         with torch.device("cpu"), own_code(self.factory):
             network = factory(**arguments)
         if not isinstance(network, torch.nn.Module):
@@ -147,8 +148,8 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
         }:
             raise ValueError(
                 f'{self.factory}: expected precision="float32", found {", ".join(sorted(converted))}: '
-                "which layers of one's own network "
-                "bear fewer bits nobody else knows; convert them inside its forward"
+                "dgflow does not know which layers of your network tolerate lower precision; convert them in "
+                "its forward"
             )
 
         def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -168,8 +169,8 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
     """A feature network for the evaluation: `network(images)` returns features [B, d] or, with `logits`,
     (features, logits [B, classes]).
 
-    images: float32 [B, C, H, W] in [-1, 1], of the `image_size` and `channels` of its `Pretrained`. The
-    logits give the Inception score.
+    images: float32 [B, C, H, W] in [-1, 1], with the `image_size` and `channels` of the `Pretrained`. The
+        Inception score is computed from the logits.
     """
 
     logits: bool = False
@@ -179,8 +180,8 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
         return self.logits
 
     def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        found = network(x)
-        return found[0] if isinstance(found, tuple) else found
+        output = network(x)
+        return output[0] if isinstance(output, tuple) else output
 
     def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
         return lambda images: self.judged(network, images)
@@ -190,8 +191,8 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
         import torch
 
         with own_code(self.factory):
-            found = network(images)
-        parts = list(found) if isinstance(found, tuple | list) else [found]
+            output = network(images)
+        parts = list(output) if isinstance(output, tuple | list) else [output]
         named: dict[str, Tensor] = dict(zip(("features", "logits", "more"), parts, strict=False))
         wanted = ("features", "logits") if self.logits else ("features",)
         if tuple(named) != wanted or any(
@@ -207,7 +208,7 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
 
 
 def _imported(factory: str) -> Any:
-    """Import the callable of that name."""
+    """Import the callable that `factory` names."""
     module_name, _, name = factory.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -219,9 +220,9 @@ def _imported(factory: str) -> Any:
         )
         raise ValueError(
             f"{factory}: expected a Python module {module_name}, found none that can be imported ({error}); "
-            f"looked for it in {folders} and among the installed packages. Put it beside the recipe, or "
-            "install it; on a cluster, submit the folder of both: ray job submit --working-dir FOLDER -- "
-            "python RECIPE.py"
+            f"searched {folders} and the installed packages. Put the module beside the recipe, or install "
+            "it; on a cluster, submit the folder of both: ray job submit --working-dir FOLDER -- python "
+            "RECIPE.py"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -235,8 +236,8 @@ def _imported(factory: str) -> Any:
         )
         what = f"a {type(found).__name__}" if hasattr(module, name) else "nothing"
         raise ValueError(
-            f"{factory}: expected a function {name} in {module.__file__}, found {what}; what can be called "
-            f"there: {names}"
+            f"{factory}: expected a function {name} in {module.__file__}, found {what}; callables there: "
+            f"{names}"
         )
     return found
 
@@ -247,7 +248,7 @@ def _check_takes(factory: Any, arguments: dict[str, Any], name: str) -> None:
     except TypeError as error:
         raise ValueError(
             f"{name}: expected a function that takes {', '.join(arguments)} by name, found "
-            f"{inspect.signature(factory)} ({error}); add **_ for those it has no use for"
+            f"{inspect.signature(factory)} ({error}); add **_ for unused arguments"
         ) from error
 
 

@@ -17,15 +17,15 @@ EMBEDDING = 128  # channels of the embedded time
 
 
 class PerceptronModule(nn.Module):
-    """Perceptron from sample and time to one logit: the flattened sample passes `layers` layers of `width`
-    SiLU units.
+    """Perceptron that maps sample and time to one logit: the flattened sample passes `layers` layers of
+    `width` SiLU units.
 
     The embedded time and class scale and shift the output of the first layer, so that its slopes can follow
-    the noise level. On mixtures in the plane this learns the log-ratio in a third of the steps of an
+    the noise level. On mixtures in the plane, training needs a third of the steps that it needs with the
     embedding concatenated to the sample. The last layer is initialised to zero, so an untrained discriminator
     does not guide.
 
-    First layer, last layer and embedding are computed in at least float32: eight bits are too few for a
+    First layer, last layer and embedding are computed in at least float32, since eight bits are too few for a
     sample of two values and for a log-ratio.
 
     Args:

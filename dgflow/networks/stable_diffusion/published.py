@@ -1,5 +1,5 @@
-"""The Stable Diffusion autoencoders that DiT's latents come from: 8 times smaller, 4 channels, scaled by
-0.18215."""
+"""The Stable Diffusion autoencoders of DiT's latents, which have an eighth of the image's side and 4
+channels, and are scaled by 0.18215."""
 
 from __future__ import annotations
 

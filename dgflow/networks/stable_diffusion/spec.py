@@ -40,7 +40,7 @@ class DiffusersVAE(AutoencoderSpec):
         """Build the network with fresh weights from `AutoencoderKL`'s configuration."""
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights.
+        """Build the network with fresh weights.
 
         Raises:
             ValueError: diffusers is not installed, or classes are given, which the network does not have.
