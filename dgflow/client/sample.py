@@ -40,7 +40,7 @@ def sample(
     Raises:
         ValueError: settings are incompatible, or networks belong to another root.
     """
-    from dgflow.diffusion.sampler_specs import Heun
+    from dgflow.diffusion.edm_sampler_specs import Heun
     from dgflow.steps.generate import Generate
 
     if n < 1:

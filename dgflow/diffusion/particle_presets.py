@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from dgflow.diffusion.edm_sampler_specs import Heun
 from dgflow.diffusion.particle_specs import Particles
 from dgflow.diffusion.presets import known_row
 from dgflow.diffusion.ranges import EDM_RANGE, rho_levels
 from dgflow.diffusion.restart_settings import RestartInterval
 from dgflow.diffusion.restart_specs import Restart
-from dgflow.diffusion.sampler_specs import Heun
 from dgflow.specs.step import Weights
 
 

@@ -41,3 +41,9 @@ def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) 
             f"expected discretization to be one of {', '.join(ranges)}, found {discretization!r}"
         )
     return ranges[discretization]
+
+
+def check_range(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+    """Raise ValueError unless `low` < `high`; None is not compared."""
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"expected {low_name} < {high_name}, found {low} and {high}")

@@ -1,4 +1,4 @@
-"""Record one sample along its sampler's path, without a change to any sample."""
+"""Record one sample along its sampler's path, without changing any sample."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FRAMES = 9
 class Recorder:
     """An `evaluation.Evaluate` that copies the guided denoised image of the first row at every n-th step.
 
-    n doubles whenever there are 2 * `FRAMES` copies, so the number of steps need not be known. Nothing waits
-    for the device. A compiled graph is recorded from outside, and stays as it is.
+    n doubles whenever there are 2 * `FRAMES` copies, so the number of steps need not be known. No step waits
+    for the device. A compiled graph is recorded from outside and is not changed.
 
-    Give `guides` to the sampler in place of `guidance`.
+    Pass `guides` to the sampler in place of `guidance`.
     """
 
     def __init__(self, guidance: Sequence[Guide]) -> None:
@@ -61,7 +61,7 @@ class Recorder:
 
 
 def _first(advice: Advice, sigma: Tensor) -> Tensor:
-    """A copy of the first row's guided denoised image, which keeps nothing of the batch."""
+    """A copy of the first row's guided denoised image, which does not keep the batch in memory."""
     gradient = None if advice.gradient is None else advice.gradient[:1]
     own = Advice(advice.denoised[:1], gradient, [], ())
     return guided(own, sigma[:1])[0].to(torch.float32, copy=True)

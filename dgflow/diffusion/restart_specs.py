@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from dgflow.diffusion.edm_sampler_specs import Heun
 from dgflow.diffusion.linear_vp import LINEAR_VP
 from dgflow.diffusion.ranges import ROUNDING, rho_levels
 from dgflow.diffusion.restart_settings import RestartInterval, placed
-from dgflow.diffusion.sampler_specs import Heun
 from dgflow.specs.spec import Grid
 
 if TYPE_CHECKING:

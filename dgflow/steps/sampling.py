@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
+import dgflow.diffusion.rk45_specs  # noqa: F401  (a sampler that records may name)
+from dgflow.diffusion.ancestral_specs import DDIM
 from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
+from dgflow.diffusion.edm_sampler_specs import Heun
 from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, GuideTerm
-from dgflow.diffusion.sampler_specs import DDIM, Heun, SamplerSpec
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.networks.families import of_latents
 from dgflow.specs.network import DataShape

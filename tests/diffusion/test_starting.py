@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion import noise
+from dgflow.diffusion.ancestral_specs import DDIM, DDPM
+from dgflow.diffusion.edm_sampler_specs import EDMAblation, Heun
 from dgflow.diffusion.heun import edm_sigmas
 from dgflow.diffusion.linear_vp import LINEAR_VP
-from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun, SamplerSpec
+from dgflow.diffusion.rk45_specs import RK45
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.diffusion.samplers import Start
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.times import sigma_from_tau

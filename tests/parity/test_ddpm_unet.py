@@ -13,9 +13,9 @@ from parity.goldens import SMALL, Case, cases, close, load
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dgflow.diffusion.ancestral_specs import DDPM
 from dgflow.diffusion.denoisers import VPDenoiser
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.sampler_specs import DDPM
 from dgflow.diffusion.samplers import Start
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.networks.ddpm.unet import DDPMUNetModule

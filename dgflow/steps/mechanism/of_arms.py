@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dgflow.diffusion.guidance_settings import Combine
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
-from dgflow.diffusion.sampler_specs import RK45
+from dgflow.diffusion.rk45_specs import RK45
 from dgflow.specs.step import Result, Slice, Weights
 from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel

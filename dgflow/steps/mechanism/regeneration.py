@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from dgflow.diffusion.edm_sampler_specs import Heun
 from dgflow.diffusion.linear_vp import LINEAR_VP
-from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.specs.figures import Figure
 from dgflow.specs.spec import BatchSize, Grid, Precision, SmokeRun
