@@ -1,7 +1,7 @@
 """Building steps in the test's own process, without Ray."""
 
 from dgflow.engine.execute import make_result, shard_work
-from dgflow.engine.plan import look
+from dgflow.engine.plan import step_plan
 from dgflow.engine.root import Root
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -20,7 +20,7 @@ def complete(target: Target, store: ObjectStore) -> Bound:
     nodes = graph(target)
     names = {node.step.name for node in nodes}
     for node in nodes:
-        state = look(root, node, known)
+        state = step_plan(root, node, known)
         steps = root.step_store(node.step)
         if state.complete:
             continue

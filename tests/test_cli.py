@@ -254,7 +254,7 @@ def test_missing_credentials_are_named_with_what_to_set(folder):
 
 def test_credentials_in_the_url_are_refused_and_not_repeated(folder, here):
     result = here("plan", "--root", "s3://key:topsecret@bucket/prefix", cwd=folder)
-    assert "take credentials" in error(result)
+    assert "set credentials and options in the environment" in error(result)
     assert "topsecret" not in result.stderr + result.stdout
 
 

@@ -74,6 +74,6 @@ def test_the_sign_of_life_names_all_steps_that_are_at_work_the_first_with_its_nu
             advance(2)
             beat = progress._beat()
             assert (beat.number, beat.done, beat.wanted) == (1, 3, 6)
-            assert beat.does == f"beside it {nodes[1].step.title}, 0 of 6 shards"
+            assert beat.does == f"concurrently {nodes[1].step.title}, 0 of 6 shards"
         assert progress._beat().does == ""
         assert len(alive(store)) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dgflow.client.networks import DiscriminatorNetwork, Network, ScoreNetwork
 from dgflow.client.open_root import open as open_root
 from dgflow.engine.execute import make_result
-from dgflow.engine.plan import look
+from dgflow.engine.plan import step_plan
 from dgflow.engine.root import Root
 from dgflow.networks.roles import DiscriminatorSpec, ScoreNetworkSpec
 from dgflow.specs.bound import Bound
@@ -45,7 +45,7 @@ def load(weights: Weights, root: str | None = None) -> Network:
     nodes = graph(weights)
     names = {node.step.name for node in nodes}
     for node in nodes:
-        state, step_store = look(into, node, known), into.step_store(node.step)
+        state, step_store = step_plan(into, node, known), into.step_store(node.step)
         assert state.bound is not None
         step_store.declare(node.step.document(), node.step.described(names))
         if state.complete:

@@ -1,5 +1,5 @@
-"""Differences between a step and the nearest one of its kind in a root: its fields, and the fields of the
-steps that it reads."""
+"""Differences between a step and the most similar step of its kind in a root, including those of the steps
+that both read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Change:
-    """One field that differs, in words: `guidance[0].weight 2.0 -> 1.0`."""
+    """One field that differs, formatted as `guidance[0].weight 2.0 -> 1.0`."""
 
     path: str
     before: str
     now: str
-    leaves: int = 1  # plain values that differ
+    leaves: int = 1  # number of plain values that differ
 
     def __str__(self) -> str:
         return f"{self.path} {self.before} -> {self.now}"
@@ -33,7 +33,7 @@ class Recorded:
     """The recorded steps of a root, each read once."""
 
     def __init__(self, root: Root, current: Mapping[str, Step]) -> None:
-        """Stores `current`, the steps of the recipe by fingerprint."""
+        """Takes `current`, the steps of the recipe by fingerprint."""
         self._root, self._current = root, current
         self._names: dict[str, list[str]] | None = None
         self._documents: dict[str, dict[str, Any] | None] = {}
@@ -96,7 +96,7 @@ class Recorded:
         old = self._document(f"{before['step']}-{pair[0][:12]}")
         new = self._current.get(pair[1])
         if old is None or new is None:
-            yield Change(path, f"another {now['step']}", "this one")
+            yield Change(path, f"another {now['step']}", f"{now['step']}-{pair[1][:12]}")
         else:
             yield from self._changes(old["fields"], new.document()["fields"], path, seen)
 

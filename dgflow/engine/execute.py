@@ -1,4 +1,4 @@
-"""Execution of a recipe in a root: the order in which steps start, and the work of each.
+"""Execution of a recipe in a root: starts each step once its inputs are complete, and commits its parts.
 
 Ray and torch are imported only if there is work to do.
 """
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.networks import check_built, check_sizes
-from dgflow.engine.plan import StepPlan, look, plan
+from dgflow.engine.plan import StepPlan, plan, step_plan
 from dgflow.engine.receipt_warnings import WarnsOnce
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dgflow.runtime.progress import Advance, Progress
 
 
-TIMED = 4  # receipts of a step from which the remaining time is estimated
+TIMED = 4  # number of receipts of a step from which the remaining time is estimated
 
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
     """Completes `target` and every step that it needs.
 
     Raises:
-        StepFailed: a shard was given up, or training died repeatedly.
-        ValueError, StoreError: input, configuration or storage; the message says what to do.
+        StepFailed: a shard failed too often, or training died repeatedly.
+        ValueError: invalid input or configuration.
+        StoreError: the root cannot be read or written.
     """
     nodes = graph(target)
     workers = Workers(store, placement, progress, [node.step for node in nodes])
@@ -81,10 +82,12 @@ class _AtWork:
 class _Run:
     """The steps of a recipe; several can be in progress at once.
 
-    A step starts as soon as its inputs are complete. Shards of several steps are built concurrently: workers
-    take shards of the first step that has one waiting, so that the last shards of a step leave no worker
-    idle. A result is computed in the driver, which continues to serve the workers while it waits for its own
-    pieces. A training needs the workers' CPUs and GPUs, so it starts only when no shards are in progress.
+    - A step starts as soon as its inputs are complete.
+    - Shards of several steps are built concurrently. A worker takes a shard of the first step that has one
+      waiting, so no worker is idle while the last shards of a step are built.
+    - A result is computed in the driver. While the driver waits for its own pieces, it continues to serve the
+      workers.
+    - A training needs the workers' CPUs and GPUs, so it starts only when no shards are in progress.
     """
 
     def __init__(self, nodes: Sequence[Node], store: ObjectStore, workers: Workers) -> None:
@@ -92,12 +95,12 @@ class _Run:
         self.root, self.bounds = Root(store), {}
         self.names = {node.step.name for node in nodes}
         self.waiting = list(nodes)
-        self.states: dict[str, StepPlan] = {}  # of the steps that could start, by the node's key
+        self.states: dict[str, StepPlan] = {}  # by the node's key; only of steps whose inputs are complete
         self.at_work: list[_AtWork] = []
         self.complete_keys: set[str] = set()
-        self.built = False  # all networks, without their weights; done before the first part is built
-        # External files that are unavailable: all are reported together
-        self.lacking: list[Exception] = []
+        self.networks_checked = False  # by building them without weights, before the first part is built
+        # One error per unavailable external file; all are reported together.
+        self.unavailable: list[Exception] = []
 
     def complete(self) -> None:
         """Completes the recipe. Raises as `execute` does, after work in progress has finished."""
@@ -108,22 +111,22 @@ class _Run:
             except Exception:
                 self.workers.settle()
                 raise
-        if len(self.lacking) == 1:
-            raise self.lacking[0]
-        if self.lacking:
-            lines = "\n".join(f"- {error}" for error in self.lacking)
+        if len(self.unavailable) == 1:
+            raise self.unavailable[0]
+        if self.unavailable:
+            lines = "\n".join(f"- {error}" for error in self.unavailable)
             raise StepFailed(
-                f"{len(self.lacking)} things that are needed from outside cannot be had:\n{lines}"
-            ) from self.lacking[0]
+                f"{len(self.unavailable)} external inputs are unavailable:\n{lines}"
+            ) from self.unavailable[0]
 
     def _begin(self, shown: ExitStack) -> bool:
         """Starts the first step that is ready, and completes it unless the workers build its shards. False if
         no step is ready."""
         for node in self.waiting:
             ready = self.complete_keys.issuperset(node.reads.values())
-            if not ready or (self.lacking and not node.step.is_fetched):
+            if not ready or (self.unavailable and not node.step.is_fetched):
                 continue
-            state = self._look(node)
+            state = self._state(node)
             if isinstance(node.step, TrainStep) and self.at_work and not state.complete:
                 continue
             self.waiting.remove(node)
@@ -149,9 +152,9 @@ class _Run:
             self._seal(each.state, each.bound, each.step_store)
         return True
 
-    def _look(self, node: Node) -> StepPlan:
+    def _state(self, node: Node) -> StepPlan:
         if node.key not in self.states:
-            state = self.states[node.key] = look(self.root, node, self.bounds)
+            state = self.states[node.key] = step_plan(self.root, node, self.bounds)
             self.root.step_store(node.step).declare(node.step.document(), node.step.described(self.names))
             return state
         return self.states[node.key]
@@ -163,11 +166,11 @@ class _Run:
         self.complete_keys.add(state.node.key)
 
     def _work(self, state: StepPlan) -> _AtWork | None:
-        """Starts the work on a step; returns None if it is already done."""
+        """Starts or does the work of a step; returns None if no shards are left in progress."""
         step, bound, step_store = state.step, state.bound, self.root.step_store(state.step)
-        if not self.built:
+        if not self.networks_checked:
             check_built(self.nodes)
-            self.built = True
+            self.networks_checked = True
         assert bound is not None, f"{step.name} is run before its inputs"
         self.workers.check_machine()
         for name, choice in bound.choices.items():
@@ -177,18 +180,18 @@ class _Run:
         except (ValueError, OSError, StoreError, CorruptObject) as error:
             if not step.is_fetched:
                 raise
-            self.lacking.append(error)
+            self.unavailable.append(error)
             return None
         if begun is None:
             self._seal(state, bound, step_store)
         return begun
 
     def _begun(self, state: StepPlan, bound: Bound, step_store: StepStore) -> _AtWork | None:
-        """Starts a step as `_work` does, without its manifests."""
-        step, known, done = state.step, _seconds(state, step_store), len(state.done)
+        """Starts or does the work of a step, without sealing it; returns None if the work is done."""
+        step, seconds, done = state.step, _seconds(state, step_store), len(state.done)
         with ExitStack() as shown:
-            own = self.progress.step(step, total=len(state.wanted), done=done, known=known)
-            advance = _gauged(state, shown.enter_context(own))
+            display = self.progress.step(step, total=len(state.wanted), done=done, known=seconds)
+            advance = _gauged(state, shown.enter_context(display))
             match step:
                 case SampleStep():
                     shared = _shards(state, step, step_store, bound, self.workers, advance)
@@ -206,10 +209,10 @@ class _Run:
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
-    """Returns the file that `execute` made of a step. Raises ValueError if it is not there yet."""
-    root, known = Root(store), {}
+    """Returns the content of the file that `execute` made for a step. Raises ValueError if there is none."""
+    root, bounds = Root(store), {}
     for node in graph(target):
-        state = look(root, node, known)
+        state = step_plan(root, node, bounds)
     if not state.complete:
         raise ValueError(f"{target.title}: expected its result in {store.url}, found none; run it first")
     return _first_file(state, root.step_store(target))
@@ -220,8 +223,8 @@ def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
 
 
 def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
-    """Returns the seconds of the last few committed parts. Empty if their receipts cannot be read, since only
-    an estimate depends on them."""
+    """Returns the seconds of the last few committed parts; empty if their receipts cannot be read, because
+    only an estimate depends on them."""
     keys = [state.done[number] for number in sorted(state.done)[-TIMED:]]
     try:
         return [receipt.seconds for receipt in step_store.receipts(keys)]
@@ -232,16 +235,16 @@ def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
 def _shards(
     state: StepPlan, step: SampleStep, step_store: StepStore, bound: Bound, workers: Workers, advance: Advance
 ) -> Shared:
-    """Returns the missing shards of a step as work of the workers."""
+    """Queues the missing shards of a step for the workers."""
     step.check_source(bound)
     if state.copies:
         workers.progress.say(f"{step.title}: {state.reason}")
     first = state.wanted[0] if state.wanted[0] in state.missing else None
     work = partial(shard_work, step, step_store, bound, first, state.copies)
-    tell = WarnsOnce(step, step_store, "shards", bound, workers.progress.say)
+    warn = WarnsOnce(step, step_store, "shards", bound, workers.progress.say)
 
     def take(number: int, seconds: float) -> None:
-        tell(number)
+        warn(number)
         advance(1, seconds)
 
     return workers.add(step, "shard", step.network_evaluations(1) > 0, work, state.missing, take)
@@ -330,15 +333,14 @@ def make_result(
 
 
 def _seal(state: StepPlan, bound: Bound, step_store: StepStore) -> None:
-    """Writes the manifests of the slices that the recipe takes."""
+    """Writes the manifests of the slices of a step that the recipe uses."""
     for part in state.node.slices:
         if step_store.manifest(part.start, part.stop, bound.digests) is not None:
             continue
         keys = [step_store.key("shards", number, bound.digests) for number in part.shards]
         if len(keys) and (end := step_store.receipt(keys[-1]).stop) is not None and end < part.stop:
             raise ValueError(
-                f"{state.step.title} ends after {end:,} samples, but {part.stop:,} are asked for; take a "
-                "smaller slice"
+                f"{state.step.title}: expected {part.stop:,} samples, found only {end:,}; use a smaller slice"
             )
         step_store.seal(part.start, part.stop, bound.digests, keys, part.step.remarks(bound))
         for doubt in part.step.doubts(part, bound):

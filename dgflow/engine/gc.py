@@ -1,19 +1,24 @@
-"""Garbage collection: data objects that no receipt commits, notes of attempts at committed parts, previews,
-and the signs of life of killed drivers.
+"""Garbage collection: removes data objects that no receipt commits, notes of attempts at committed parts,
+previews, and the heartbeats of killed drivers.
 
-Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
-bytes. Only data older than a week by the store's own clock is deleted, in folders of steps with a valid
-description, and only if no receipt or manifest names it. Incomplete multipart uploads in S3 are not objects:
-a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes those.
+A worker leaves data without a receipt if it dies between the two writes, or if another attempt commits other
+bytes first. Such data is deleted only if it is older than a week by the store's own clock, its step has a
+valid description, and no receipt or manifest names it. Incomplete multipart uploads in S3 are not objects; a
+lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes them.
 
-A run may be in progress during a collection. Age protects what the run writes, with one exception: a worker
-that produces exactly the bytes of an old orphan overwrites it and creates the receipt. No order of listings
-is safe then, and S3 has no conditional delete. Therefore the last one to act repairs it. The collector keeps
-the bytes until a listing after the delete shows that no receipt has appeared, and restores data that a
-receipt names by then. `StepStore.commit`, if it overwrote an object, checks after its receipt that the data
-is still there. Data too large for memory is instead deleted immediately after such a listing, if the listing
-shows the same age as before. Run one gc at a time. A gc that is killed between a delete and its listing may
-leave a receipt without data, which `verify --repair` repairs.
+A run may be in progress during a collection. Its data is too recent to be deleted, with one exception: a
+worker that produces exactly the bytes of an old orphan overwrites the orphan and creates the receipt. No
+order of listings is safe then, and S3 has no conditional delete. Therefore whoever acts last restores the
+data:
+
+- The collector keeps the bytes until a listing after the delete shows that no receipt has appeared. If a
+  receipt names the data by then, the collector restores it.
+- `StepStore.commit`, if it overwrote an object, checks after creating the receipt that the data still exists.
+- Data too large for memory is deleted immediately after such a listing, if the listing shows the same age as
+  before.
+
+Run one gc at a time. A gc that is killed between a delete and its listing may leave a receipt without data,
+which `verify --repair` repairs.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ Part = tuple[str, int]  # folder and number, such as ("shards", 42)
 
 @dataclass(frozen=True)
 class Garbage:
-    """The garbage of one step; for the folder of runs, the signs of life of drivers that have ended."""
+    """The garbage of one step; for the folder of runs, the heartbeats of drivers that have ended."""
 
     step: str
     data: list[Entry]
@@ -60,10 +65,10 @@ class Garbage:
 
 @dataclass
 class Collected:
-    """Garbage found, and removed if `deleted`.
+    """The garbage that was found, and removed if `deleted`.
 
-    `left` gives the reason for each folder that was not touched; `restored` the keys of data that was
-    committed meanwhile.
+    `left` gives the reason for each folder that was not touched. `restored` gives the keys of data that a run
+    committed during the collection.
     """
 
     deleted: bool
@@ -83,16 +88,17 @@ class Collected:
 def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) -> Collected:
     """Finds the garbage in every step of a root, and removes it if `delete`.
 
-    Needs one listing per step, one more per `KEPT` bytes removed, and only the receipts of parts that have
-    more data objects than receipts. If a part's data was lost and an orphan of the part remains, that orphan
-    stays. Raises StoreError.
+    Takes one listing per step and one more per `KEPT` bytes removed. Reads only the receipts of parts that
+    have more data objects than receipts; an orphan of a part whose own data was lost is therefore kept.
+    Raises StoreError.
     """
     collected, now, names = Collected(delete), store.now(), store.names()
     for name in steps_among(names):
         try:
             step_store = _opened(store, name)
-            look = _Look.at(step_store)
-            garbage = Garbage(name, list(look.unnamed(now - AGE)), list(look.spent_notes(now - AGE)))
+            listing = _Listing.of(step_store)
+            data, notes = listing.unnamed(now - AGE), listing.spent_notes(now - AGE)
+            garbage = Garbage(name, list(data), list(notes))
         except (CorruptObject, FileNotFoundError) as error:
             collected.left.append(f"{name}: {error}")
             continue
@@ -103,12 +109,12 @@ def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) ->
                 f"{garbage.bytes / 1e6:,.1f} MB"
             )
             if delete:
-                collected.restored += _remove(look, garbage)
-    if FOLDER in names and (signs := abandoned(store, now - AGE)):
-        collected.steps.append(Garbage(FOLDER, [], signs))
-        tell(f"{FOLDER}: {len(signs):,} signs of life of drivers that were ended")
+                collected.restored += _remove(listing, garbage)
+    if FOLDER in names and (beats := abandoned(store, now - AGE)):
+        collected.steps.append(Garbage(FOLDER, [], beats))
+        tell(f"{FOLDER}: {len(beats):,} heartbeats of drivers that were killed")
         if delete:
-            _delete(store, [entry.key for entry in signs])
+            _delete(store, [entry.key for entry in beats])
     return collected
 
 
@@ -118,18 +124,18 @@ def _opened(store: ObjectStore, name: str) -> StepStore:
     recorded = read_step(store, name)
     if recorded is None:
         raise CorruptObject(
-            "it has no step.json, so what it holds is not known; run its recipe again, or remove it by hand"
+            "it has no step.json, so its content is unknown; run its recipe again, or remove it by hand"
         )
     kind, _, digits = name.rpartition("-")
     fingerprint = recorded.get("fingerprint")
     if not isinstance(fingerprint, str) or not re.fullmatch(rf"{digits}[0-9a-f]{{52}}", fingerprint):
-        raise CorruptObject("its step.json is that of another step; see `verify`")
+        raise CorruptObject("its step.json belongs to another step; see `verify`")
     return StepStore(store, kind, fingerprint)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A listing of a step."""
+class _Listing:
+    """The objects of a step at one moment."""
 
     step_store: StepStore
     data: dict[Part, list[Entry]]
@@ -139,24 +145,24 @@ class _Look:
     previews: list[Entry]
 
     @classmethod
-    def at(cls, step_store: StepStore) -> _Look:
-        look = cls(step_store, {}, {}, {}, [], [])
+    def of(cls, step_store: StepStore) -> _Listing:
+        listing = cls(step_store, {}, {}, {}, [], [])
         for entry in step_store.store.list(step_store.name):
             key = entry.key.removeprefix(f"{step_store.name}/")
             if match := _DATA.fullmatch(key):
-                look.data.setdefault((match[1] or "shards", int(match[2])), []).append(entry)
+                listing.data.setdefault((match[1] or "shards", int(match[2])), []).append(entry)
             elif match := _NOTE.fullmatch(key):
-                look.notes[match[1], int(match[2])] = entry
+                listing.notes[match[1], int(match[2])] = entry
             elif key == _PREVIEW:
-                look.previews.append(entry)
+                listing.previews.append(entry)
             elif key.startswith("manifests/"):
-                look.manifests.append(entry.key)
+                listing.manifests.append(entry.key)
             elif match := _RECEIPT.fullmatch(key):
-                look.receipts.setdefault((match[1], int(match[2])), []).append(entry)
-        return look
+                listing.receipts.setdefault((match[1], int(match[2])), []).append(entry)
+        return listing
 
     def unnamed(self, before: float) -> Iterator[Entry]:
-        """Returns data last written before that time that no record names.
+        """Yields the data that was last written before that time and that no record names.
 
         Raises CorruptObject if a record cannot be read.
         """
@@ -170,18 +176,18 @@ class _Look:
             named = self.named(surplus) | self._sealed()
             yield from (entry for entry in old if entry.key not in named)
 
-    def named(self, parts: Iterable[Part], but: _Look | None = None) -> set[str]:
-        """Returns the data named by the receipts of some parts, without the receipts that an earlier listing
-        contained."""
-        known = {entry.key for part in parts for entry in but.receipts.get(part, [])} if but else set()
+    def named(self, parts: Iterable[Part], since: _Listing | None = None) -> set[str]:
+        """Returns the keys of the data that the receipts of some parts name; with `since`, only of receipts
+        that this earlier listing lacks."""
+        earlier = {entry.key for part in parts for entry in since.receipts.get(part, [])} if since else set()
         keys = [
-            entry.key for part in parts for entry in self.receipts.get(part, []) if entry.key not in known
+            entry.key for part in parts for entry in self.receipts.get(part, []) if entry.key not in earlier
         ]
         return {receipt.key for receipt in self.step_store.receipts(keys)}
 
     def spent_notes(self, before: float) -> Iterator[Entry]:
-        """Returns notes written before that time and before a commit of their part, and previews of samples
-        whose shard is committed."""
+        """Yields the notes written before that time and before a commit of their part, and previews of
+        samples whose shard is committed."""
         for part, note in self.notes.items():
             if note.modified < before and any(
                 receipt.modified >= note.modified for receipt in self.receipts.get(part, [])
@@ -198,34 +204,34 @@ class _Look:
         }
 
 
-def _remove(look: _Look, garbage: Garbage) -> list[str]:
+def _remove(listing: _Listing, garbage: Garbage) -> list[str]:
     """Removes the garbage; returns the keys of data that had to be restored."""
-    store = look.step_store.store
+    store = listing.step_store.store
     _delete(store, [entry.key for entry in garbage.notes])
     restored: list[str] = []
     small = [entry for entry in garbage.data if entry.bytes <= KEPT]
     for taken in _rounds(small):
-        restored += _removed_with_care(look, taken)
+        restored += _removed_with_care(listing, taken)
     large = {entry.key: entry for entry in garbage.data if entry.bytes > KEPT}
     if large:
-        now = _Look.at(look.step_store)
+        now = _Listing.of(listing.step_store)
         listed = {entry.key: entry for entries in now.data.values() for entry in entries}
-        named = now.named(now.data, but=look)
+        named = now.named(now.data, since=listing)
         _delete(store, [key for key, entry in large.items() if listed.get(key) == entry and key not in named])
     return restored
 
 
-def _removed_with_care(look: _Look, taken: Sequence[Entry]) -> list[str]:
-    """Deletes data, looks for new receipts, and restores the data that they name."""
-    store = look.step_store.store
+def _removed_with_care(listing: _Listing, taken: Sequence[Entry]) -> list[str]:
+    """Deletes data, lists the new receipts, and restores the data that they name; returns its keys."""
+    store = listing.step_store.store
     kept = dict(
         zip([entry.key for entry in taken], store.get_many([entry.key for entry in taken]), strict=True)
     )
     needed = set(kept)  # until a listing shows otherwise: an interruption restores everything
     try:
         _delete(store, list(kept))
-        now = _Look.at(look.step_store)
-        needed = now.named(now.receipts, but=look) & set(kept)
+        now = _Listing.of(listing.step_store)
+        needed = now.named(now.receipts, since=listing) & set(kept)
     finally:
         for key in sorted(needed):
             if store.size(key) is None:
@@ -234,7 +240,7 @@ def _removed_with_care(look: _Look, taken: Sequence[Entry]) -> list[str]:
 
 
 def _rounds(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Yields all of the data, in groups of at most `KEPT` bytes."""
+    """Yields all entries, in groups of at most `KEPT` bytes."""
     group: list[Entry] = []
     for entry in entries:
         if group and sum(each.bytes for each in group) + entry.bytes > KEPT:

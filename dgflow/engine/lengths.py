@@ -1,9 +1,9 @@
 """Reuse of shards between steps that differ only in the number of samples.
 
-The slice that `Decode` or `Features` reads is part of their identity, and so is its length: with more samples
-they are different steps. But none of their rows depends on the length (`SampleStep.maps`). Therefore a shard
-of the other step is copied if it was made from the same rows, as the digests in the manifests show, and from
-the same other inputs. Samples of a retrained network have different digests and are never mixed in.
+The slice that `Decode` or `Features` reads is part of the step's identity, so with more samples it is a
+different step. But no row depends on the length of the slice (`SampleStep.maps`). Therefore a shard of the
+other step is copied if it was made from the same rows, as the digests in the manifests show, and from the
+same other inputs. Samples of a retrained network have different digests, so their shards are not copied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Copy(NamedTuple):
-    """A shard of another step that is to be copied, by the key of its receipt."""
+    """A shard of another step to copy, identified by the key of its receipt."""
 
     step_store: StepStore
     receipt: str
@@ -57,8 +57,8 @@ class _Mapping(NamedTuple):
 
 @dataclass
 class Lengths:
-    """The steps of a store that differ in the length of a slice, as found at the first lookup. Each record is
-    read once."""
+    """The steps of a store that differ only in the length of a slice. The steps are listed at the first
+    lookup, and each record is read once."""
 
     store: ObjectStore
     _records: dict[str, _Mapping | None] = field(default_factory=dict)  # by the step's name
@@ -68,7 +68,7 @@ class Lengths:
         return step_names(self.store)
 
     def copies(self, step: SampleStep, inputs: Bound, missing: Iterable[int]) -> dict[int, Copy]:
-        """Returns those of the shards `missing` that a step of another length has made from the same
+        """Returns the shards among `missing`, by number, that a step of another length has made from the same
         inputs."""
         wanted, found = set(missing), dict[int, Copy]()
         for other in self._others(step) if wanted else ():
@@ -103,30 +103,30 @@ class Lengths:
     def _same(
         self, other: _Mapping, receipt: Receipt, step: SampleStep, inputs: Bound
     ) -> Callable[[int], bool]:
-        """Returns a function of a shard's number: True if the other step's shard, whose inputs one of its
-        receipts gives, was made from the same inputs."""
+        """Returns a predicate of a shard's number: True if the other step's shard was made from the same
+        inputs. `receipt` gives the inputs of the other step's shards."""
         own, theirs = inputs.digests, dict(receipt.inputs)
         mapped = own.pop(step.maps, None), theirs.pop(step.maps, None)
         if own != theirs:
             return lambda number: False
-        if mapped[0] == mapped[1]:  # also if the slice is read without being stored
+        if mapped[0] == mapped[1]:  # also true for a slice that is read without being stored
             return lambda number: True
         item = inputs.items.get(step.maps)
         manifest = self._manifest(other, mapped[1])
         if manifest is None or not isinstance(item, BoundRows):
             return lambda number: False
-        known = {(each.start, each.stop, each.rows_sha256) for each in manifest.entries}
+        their_rows = {(each.start, each.stop, each.rows_sha256) for each in manifest.entries}
 
         def same(number: int) -> bool:
             start, stop = (item.start + row for row in step.shard_range(number))
             own = (each for each in item.manifest.entries if each.start < stop and each.stop > start)
-            return all((each.start, each.stop, each.rows_sha256) in known for each in own)
+            return all((each.start, each.stop, each.rows_sha256) in their_rows for each in own)
 
         return same
 
     def _manifest(self, other: _Mapping, wanted: str | None) -> Manifest | None:
-        """Returns the manifest, with this digest, of the slice that the other step maps; None if it is
-        gone."""
+        """Returns the manifest with the digest `wanted` of the slice that the other step maps; None if it was
+        removed."""
         part = other.slice
         source = StepStore(self.store, part["step"], part["fingerprint"])
         edges = part["start"], part["stop"]
@@ -150,7 +150,7 @@ class Lengths:
             return False
         if mine["fingerprint"] == theirs["fingerprint"]:
             return True
-        source = getattr(step, step.maps).step  # may differ in its length, too
+        source = getattr(step, step.maps).step  # its own slice may differ in length, too
         own_source = _Mapping.of(source.kind, source.fingerprint, source.document(), source.maps)
         of_other = self._recorded(f"{theirs['step']}-{theirs['fingerprint'][:12]}", source.maps)
         return own_source is not None and of_other is not None and self._alike(source, own_source, of_other)
@@ -170,13 +170,13 @@ class Lengths:
 
 
 def copied(step_store: StepStore, number: int, inputs: Mapping[str, str], copy: Copy) -> bool:
-    """Commits a shard of another step as this one's, made from `inputs`: the same bytes, with the seconds,
-    device and versions of the original. False if the original is gone or damaged."""
+    """Commits a shard of another step as a shard of this step, made from `inputs`; returns False if the
+    original is missing or damaged. The bytes, seconds, device and versions are those of the original."""
     try:
         receipt = copy.step_store.receipt(copy.receipt)
         data = copy.step_store.read(receipt)
     except (CorruptObject, FileNotFoundError) as error:
-        log.warning("%s shards/%05d is made, since it cannot be copied: %s", step_store.name, number, error)
+        log.warning("%s shards/%05d cannot be copied and is rebuilt: %s", step_store.name, number, error)
         return False
     step_store.commit(
         "shards",

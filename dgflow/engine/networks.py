@@ -1,4 +1,4 @@
-"""Detection of invalid networks before any work: by arithmetic in a plan, by building them in a run.
+"""Detects invalid networks before any work: a plan checks their arithmetic, a run builds them.
 
 All invalid networks of a recipe are reported together. Torch is loaded only to build.
 """
@@ -12,15 +12,15 @@ from dgflow.specs.step import NetworkStep
 
 
 def check_sizes(nodes: Sequence[Node]) -> None:
-    """Raises ValueError for networks with invalid settings, as far as arithmetic shows."""
+    """Raises ValueError for networks whose settings are invalid, as far as arithmetic can tell."""
     _check(nodes, lambda step: step.architecture.check(step.shape._replace(num_classes=step.classes)))
 
 
 def check_built(nodes: Sequence[Node]) -> None:
-    """Builds every network with fresh weights and without memory, except the users' own networks, which are
+    """Builds every network on torch's meta device, which allocates no memory. Networks that users define are
     built on the CPU.
 
-    Raises ValueError if some cannot be built.
+    Raises ValueError, which lists the networks that cannot be built.
     """
 
     def build(step: NetworkStep) -> None:

@@ -1,5 +1,5 @@
-"""The state of a recipe in a root: the missing parts, and the reasons. Reads the store alone: no torch, no
-Ray."""
+"""The state of a recipe in a root: the missing parts of each step, and the reasons. Reads only the store;
+loads neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SHOWN_REASONS = 3
 
 @dataclass
 class StepPlan:
-    """One step: the parts that the recipe wants and those that are committed."""
+    """One step: the parts that the recipe needs, and those that are committed."""
 
     node: Node
     wanted: list[int]
-    bound: Bound | None  # the step's inputs, None while they are incomplete
-    done: dict[int, str] = field(default_factory=dict)  # committed parts of these inputs -> receipt's key
+    bound: Bound | None  # the step's inputs; None while they are incomplete
+    done: dict[int, str] = field(default_factory=dict)  # parts made from these inputs -> receipt's key
     copies: dict[int, Copy] = field(default_factory=dict)  # missing parts that can be copied instead of built
     action: Action = "build"
     reason: str = ""
     waits_for: list[Step] = field(default_factory=list)  # inputs that are incomplete
-    changes: list[Change] = field(default_factory=list)  # from the nearest step of the same kind in the root
+    changes: list[Change] = field(default_factory=list)  # from the most similar step of its kind in the root
 
     @property
     def step(self) -> Step:
@@ -54,17 +54,17 @@ class StepPlan:
 
     @property
     def work(self) -> list[Work]:
-        """The network evaluations that the missing parts take."""
+        """The work of the missing parts: evaluations by network."""
         return self.step.work(self.amount) if self.amount else []
 
     @property
     def stored_bytes(self) -> int | None:
-        """An upper bound for the size of the missing parts; None if unknown."""
+        """An upper bound for the bytes of the missing parts; None if unknown."""
         return self.step.stored_bytes(self.missing) if self.missing else 0
 
     @property
     def choices(self) -> dict[str, str]:
-        """The step's choices by the measurements of its inputs, in words, by name."""
+        """The values that the step chooses by the measurements of its inputs, in words, by name."""
         return {} if self.bound is None else {name: str(each) for name, each in self.bound.choices.items()}
 
     @property
@@ -77,36 +77,36 @@ class StepPlan:
 
     @property
     def evaluations(self) -> int:
-        """The network evaluations that the missing samples take."""
+        """The number of network evaluations for the missing samples."""
         return self.step.network_evaluations(self.amount)
 
 
 def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
     """Returns the state of every step of the recipe, in execution order."""
-    root, known, plans = Root(store), {}, []
+    root, bounds, plans = Root(store), {}, []
     nodes = graph(target)
     times = Counter(node.step.fingerprint for node in nodes)
     recorded = Recorded(root, {node.step.fingerprint: node.step for node in nodes})
     for node in nodes:
-        state = look(root, node, known)
+        state = step_plan(root, node, bounds)
         if state.action == "build" and state.bound is not None and not state.reason:
             changes = recorded.nearest(node.step)
             state.changes = changes or []
-            lines = f"differs from the nearest one there: {_some(map(str, state.changes))}"
+            lines = f"differs from the most similar step: {_some(map(str, state.changes))}"
             state.reason = "no similar step in the root" if changes is None else lines
         if state.action == "rebuild" and times[node.step.fingerprint] > 1:
-            # Parts of the same step for other epochs of a training are not an earlier state of these.
-            state.action, state.reason = "build", "made for other numbers of epochs so far"
+            # The same step exists for several numbers of epochs of a training; none of them is stale.
+            state.action, state.reason = "build", "built only for other numbers of epochs so far"
         plans.append(state)
     return plans
 
 
-def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
-    """Returns the state of one step; adds its inputs to `known`, None if nothing can be made from the step
-    yet."""
+def step_plan(root: Root, node: Node, bounds: dict[str, Bound | None]) -> StepPlan:
+    """Returns the state of one step. `bounds` has the inputs of the steps before it, by node key, and gains
+    those of this step: None while the step is incomplete, so that no other step can read it."""
     step = node.step
-    state = StepPlan(node, step.parts(node.slices), root.bind(node, known))
-    known[node.key] = None
+    state = StepPlan(node, step.parts(node.slices), root.bind(node, bounds))
+    bounds[node.key] = None
     step_store = root.step_store(step)
     step_store.check(step.document())
     committed = step_store.committed(step.folder)  # the only listing of the step's parts
@@ -114,7 +114,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
         waiting = {
             node.reads[name]: reference.step
             for name, reference in step.reads.items()
-            if _is_open(root, reference, known[node.reads[name]])
+            if _is_open(root, reference, bounds[node.reads[name]])
         }
         state.waits_for = list(waiting.values())
         state.reason = f"after {_some(dict.fromkeys(each.title for each in state.waits_for))}"
@@ -122,11 +122,12 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
             unit = step.unit if earlier > 1 else step.unit.removesuffix("s")
             state.reason += (
                 f"; {earlier:,} {unit} of earlier inputs {'are' if earlier > 1 else 'is'} kept, and reused "
-                "if the inputs come out the same"
+                "if the new inputs are identical"
             )
         if isinstance(step, SampleStep) and (likely := root.lengths.likely(step, state.wanted)):
             state.reason += (
-                f"; up to {likely:,} {step.unit} of another length are copied if made from the same samples"
+                f"; up to {likely:,} {step.unit} are copied from a step of another length if made from the "
+                "same samples"
             )
         step.check_slices(node.slices, None)
         return state
@@ -135,19 +136,19 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     state.done = {number: key for number, key in done.items() if number in wanted}
     if not state.missing and _sealed(step_store, node, state.bound):
         state.action = "reuse"
-        known[node.key] = state.bound
+        bounds[node.key] = state.bound
         return state
     if step.folder == "epochs":
-        known[node.key] = state.bound  # a reference may need only its first epochs
+        bounds[node.key] = state.bound  # a reference may need only the first epochs
     step.check_slices(node.slices, state.bound)
     if isinstance(step, SampleStep):
         state.copies = root.lengths.copies(step, state.bound, state.missing)
     if state.done or state.copies:
         state.action = "extend"
-        state.reason = f"{len(state.done):,} of {len(wanted):,} {step.unit} are there"
+        state.reason = f"{len(state.done):,} of {len(wanted):,} {step.unit} are done"
         if state.copies:
             others = dict.fromkeys(each.step_store.name for each in state.copies.values())
-            state.reason += f"; {len(state.copies):,} of another length are copied from {_some(others)}"
+            state.reason += f"; {len(state.copies):,} are copied from {_some(others)}, of another length"
     elif committed:
         state.action, state.reason = "rebuild", _why_stale(step_store, committed, state.bound)
     return state

@@ -1,8 +1,8 @@
 """The preview of a step: its first samples as one small PNG file in its folder, `attempts/preview.png`.
 
-A worker writes it as soon as it has made some rows of the step's first shard, which may take an hour to
-complete. The preview is advisory: no decision about work depends on it, a failure is logged and never raised,
-and the rows of a committed shard replace it.
+A worker writes it as soon as it has some rows of the step's first shard, because the whole shard may take an
+hour. The preview is advisory: no work depends on it, and a failure is logged and never raised. Once the shard
+is committed, its rows are shown instead.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class Preview:
     """The first samples of a step.
 
-    For latents, the first three channels (the first one if there are fewer) are shown, with their 1st to 99th
-    percentile as the range of brightness.
+    For latents, `images` shows the first three channels (the first one if there are fewer), scaled from their
+    1st to their 99th percentile.
     """
 
     start: int  # index of the first sample
@@ -44,7 +44,7 @@ class Preview:
 
     @property
     def caption(self) -> str:
-        """Describes the samples that are shown."""
+        """A description of the samples, such as `indices 0 to 63, not committed yet`."""
         words = [f"indices {self.start} to {self.start + len(self.images) - 1}"]
         if self.side > LARGEST:
             words.append(f"shrunk from {self.side} pixels")
@@ -125,8 +125,8 @@ def left(step_store: StepStore) -> Preview | None:
     """Returns the preview that a worker wrote; None if there is none, or if it cannot be read."""
     try:
         images, about = read_grid(step_store.store.get(preview_key(step_store)))
-        known = {name: about[name] for name in ("start", "of", "inputs", "side")}
-        return Preview(images=images, committed=False, **known)
+        fields = {name: about[name] for name in ("start", "of", "inputs", "side")}
+        return Preview(images=images, committed=False, **fields)
     except FileNotFoundError:
         return None
     except Exception as error:
@@ -137,8 +137,8 @@ def left(step_store: StepStore) -> Preview | None:
 def leaves(
     step_store: StepStore, inputs: Mapping[str, str], start: int, rows: int
 ) -> Callable[[Columns], None]:
-    """Returns a function that a worker calls with rows of the shard [start, start + rows) before it is
-    complete: it writes the preview from the first of them, and never raises."""
+    """Returns a function that writes the preview from the first rows of the shard [start, start + rows). A
+    worker calls the function with rows before the shard is complete; it never raises."""
 
     def show(columns: Columns) -> None:
         try:
@@ -148,7 +148,7 @@ def leaves(
             if preview := of_columns(columns, inputs_digest(inputs), committed=False):
                 keep(step_store, preview)
         except Exception as error:
-            _log.warning("could not leave a preview of %s: %s", step_store.name, error)
+            _log.warning("could not write the preview of %s: %s", step_store.name, error)
 
     return show
 
@@ -159,7 +159,7 @@ def preview_key(step_store: StepStore) -> str:
 
 
 def _shown(latents_BCHW: np.ndarray) -> np.ndarray:
-    """Converts channels of latents to pictures, uint8 [B, H, W, 3 or 1]."""
+    """Converts latents to pictures of their first channels, uint8 [B, H, W, 3 or 1]."""
     channels = 3 if latents_BCHW.shape[1] >= 3 else 1
     values = latents_BCHW[:, :channels].astype(np.float32).transpose(0, 2, 3, 1)
     low, high = np.percentile(values, (1, 99))

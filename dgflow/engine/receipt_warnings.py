@@ -1,4 +1,4 @@
-"""The warnings in the receipts of a step: of saturated samples, and of slow workers."""
+"""Warnings from the receipts of a step, about saturated samples and slow workers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SATURATED = 0.05  # share of the samples
 
 
 def receipt_warnings(step: Step, receipts: Sequence[Receipt]) -> list[str]:
-    """Returns the warnings of these parts of `step`, each once."""
-    told = [line for receipt in receipts for line in receipt.metrics.get("warnings", [])]
-    return [f"{step.title}: {line}" for line in dict.fromkeys([*_saturated(receipts), *told])]
+    """Returns the distinct warnings of these parts of `step`."""
+    recorded = [line for receipt in receipts for line in receipt.metrics.get("warnings", [])]
+    return [f"{step.title}: {line}" for line in dict.fromkeys([*_saturated(receipts), *recorded])]
 
 
 class WarnsOnce:
@@ -42,7 +42,7 @@ def _saturated(receipts: Sequence[Receipt]) -> list[str]:
     if not total or count < _SATURATED * total:
         return []
     return [
-        f"{count:,} of {total:,} samples are saturated, far outside the range of images before they are "
-        "clipped to it: take a smaller guidance weight, more sampler steps, or a score network that is "
+        f"{count:,} of {total:,} samples are saturated: far outside the range of images before they are "
+        "clipped to it; use a smaller guidance weight, more sampler steps, or a score network that is "
         "trained longer"
     ]

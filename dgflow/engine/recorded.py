@@ -1,9 +1,8 @@
 """The steps of a root and their inputs, from their records alone, without a recipe.
 
-A recipe says which steps there are and what each reads. Their records hold the same information afterwards:
-`step.json` has the fields of a step, and every receipt the digests of its inputs. A step is therefore rebuilt
-from its document, and an input is the committed part with the recorded digest, whatever was trained or made
-again since.
+A recipe defines the steps and what each of them reads. The records contain the same information: `step.json`
+has the fields of a step, and every receipt has the digests of its inputs. A step is therefore rebuilt from
+its document. An input is the committed part with the recorded digest, even if newer parts exist.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ class Recorded:
 
 @dataclass
 class RecordedRoot:
-    """The recorded steps of a store. Read-only. Records and receipts are read on demand and cached, since
-    they never change; the set of steps is looked up each time.
+    """The recorded steps of a store. Read-only.
 
-    `epochs` are those of trainings, by the step's name, by default as many as are committed: the last and
-    best weights of a training depend on their number.
+    Records and receipts are read on demand and cached, because they never change. The list of steps is not
+    cached. `epochs` gives the number of epochs of trainings, by the step's name; by default all that are
+    committed. The last and best weights of a training depend on it.
     """
 
     store: ObjectStore
@@ -69,8 +68,8 @@ class RecordedRoot:
             found = self.store.get_many(keys) if keys else []
         except FileNotFoundError as error:
             raise ValueError(
-                f"expected the descriptions {', '.join(keys)} in {self.store.url}, found not all of them "
-                f"({error}); run the recipe again"
+                f"expected {', '.join(keys)} in {self.store.url}, found not all of them ({error}); run the "
+                "recipe again"
             ) from error
         for name, key, data in zip(missing, keys, found, strict=True):
             record = parse_json(data, key, self.store.url)
@@ -96,7 +95,8 @@ class RecordedRoot:
         return self._live[name]
 
     def _named(self, name: str, fingerprint: str, by: Recorded) -> Step:
-        """Returns a step that a record names: that of a folder, or one that the record describes."""
+        """Returns a step that the record `by` names: from the step's folder, or if that is missing, from the
+        description in `by`."""
         if name not in by.described or name in self._recorded or name in self.names:
             return self.step(name)
         return rebuilt(
@@ -106,8 +106,8 @@ class RecordedRoot:
         )
 
     def receipts(self, step_store: StepStore, folder: str) -> dict[int, Receipt]:
-        """Returns the receipts of the step's parts that were made from the inputs of the latest one, by
-        number. Needs one listing, and reads the receipts that were not read before."""
+        """Returns the receipts with the same inputs as the latest receipt, by number. Takes one listing, and
+        reads the receipts that are not cached."""
         keys = step_store.newest(folder)
         missing = [key for key in keys.values() if key not in self._receipts]
         self._receipts |= dict(zip(missing, step_store.receipts(missing), strict=True))
@@ -117,16 +117,16 @@ class RecordedRoot:
         """Returns the inputs of a part of `step` whose receipt records these digests.
 
         Raises:
-            CorruptObject: one of them is no longer in the root.
+            CorruptObject: an input is no longer in the root.
         """
         items = {name: self._of_digest(reference, digests[name]) for name, reference in step.reads.items()}
         return Bound(items, choices=step.choices(Bound(items)))
 
     def weights(self, step: Step, receipt: Receipt) -> BoundWeights:
-        """Returns the weights of one epoch, or of a step that makes one file of weights, by their receipt.
+        """Returns the weights that a receipt commits: of an epoch, or of a step that makes one file.
 
         Raises:
-            ValueError: the network's code is not imported here, see `NetworkSpec.check_recorded`.
+            ValueError: the network's code is not imported, see `NetworkSpec.check_recorded`.
             CorruptObject: as `bound`.
         """
         assert isinstance(step, NetworkStep), step.name
@@ -139,17 +139,17 @@ class RecordedRoot:
         return self.receipts(self._store_of(step), step.folder)
 
     def bind(self, step: Step) -> Bound:
-        """Returns the inputs of a step that is not in the root and reads steps that are: for each, the
-        weights that the reference chooses among those made last.
+        """Returns the inputs of a step that is not in the root itself. For each reference, these are the
+        weights that the reference chooses among the latest.
 
-        Raises ValueError for steps of another root, and for inputs other than weights.
+        Raises ValueError if the step reads a step of another root, or anything other than weights.
         """
         items: dict[str, BoundItem] = {}
         for path, reference in step.reads.items():
             name = reference.step.name
             if self.store.size(f"{name}/step.json") is None:
                 raise ValueError(
-                    f"{path}: expected a step of {self.store.url}, found {name}, which is not there"
+                    f"{path}: expected a step of {self.store.url}, found {name}, which is not in this root"
                 )
             if not isinstance(reference, Weights):
                 raise ValueError(f"{path}: expected weights, found {type(reference).__name__} of {name}")
@@ -157,8 +157,7 @@ class RecordedRoot:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def chosen(self, reference: Weights) -> Receipt:
-        """Returns the receipt of the weights that a reference names. Raises ValueError if they are not
-        there."""
+        """Returns the receipt of the weights that a reference names. Raises ValueError if there are none."""
         receipts = self.newest(reference.step)
         part = (
             reference.choose({number: receipt.metrics for number, receipt in receipts.items()})
@@ -166,16 +165,15 @@ class RecordedRoot:
             else 0
         )
         if part not in receipts:
-            there = f"{min(receipts)} to {max(receipts)}" if receipts else "none"
+            available = f"epochs {min(receipts)} to {max(receipts)}" if receipts else "none"
             raise ValueError(
                 f"expected the weights {reference.which} of {reference.step.name} in {self.store.url}, found "
-                f"{there}; run the recipe"
+                f"{available}; run the recipe"
             )
         return receipts[part]
 
     def used_epochs(self, name: str) -> list[int]:
-        """Returns the epochs of the training in the folder `name` that parts of other steps were made
-        from."""
+        """Returns the epochs of the training `name` from which parts of other steps were made."""
         step_store, digests = self.recorded(name).step_store, set()
         for reader, path, reference in self._references():
             if reference["fingerprint"] != step_store.fingerprint or "which" not in reference:
@@ -215,13 +213,13 @@ class RecordedRoot:
                                 return self.weights(step, receipt)
                             return BoundResult(step_store, receipt)
         raise CorruptObject(
-            f"expected what {step_store.name} made with digest {digest[:16]} in {self.store.url}, found it "
-            "no longer; it was removed, or made again from other inputs: run the recipe again"
+            f"expected a result of {step_store.name} with digest {digest[:16]} in {self.store.url}, found "
+            "none; it was removed, or rebuilt from other inputs: run the recipe again"
         )
 
 
 def _trainings(step_store: StepStore, folder: str = "epochs") -> Iterator[Sequence[Receipt]]:
-    """Returns the receipts of the parts that were made from the same inputs, in order of their numbers."""
+    """Yields, for each set of inputs, the receipts of the parts made from it, in order of their numbers."""
     by_inputs: dict[str, dict[int, str]] = {}
     for number, keys in step_store.committed(folder).items():
         for inputs, key in keys.items():

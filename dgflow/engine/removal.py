@@ -1,15 +1,16 @@
 """Removal of a step from a root, with every step that was made from it.
 
-A step that reads another names it in its description, or has its digest among the inputs in its receipts: a
-comparison names samples, and reads features and statistics of them.
+A step counts as made from another step if its description names that step, or if its receipts have the digest
+of a result of that step. The second case is needed for a comparison: its description names samples, but it
+reads the features and statistics of them.
 
 Order of removal:
 
 1. Steps that read other steps go before the steps that they read.
 2. Within a step, manifests go first, then receipts, then data, and last its description.
 
-So an interrupted removal leaves no record that names removed data. Run it again, or run the recipe, which
-rebuilds what it needs.
+So an interrupted removal leaves no record that names removed data. Repeat the removal, or run the recipe,
+which rebuilds missing parts.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ _ORDER = ("manifests", "receipts", "attempts", "data", "step.json")
 
 @dataclass(frozen=True)
 class Doomed:
-    """A step to be removed: its objects, and those steps among the ones to be removed that it was made
-    from."""
+    """A step to be removed: its objects, and the other steps to be removed from which it was made."""
 
     step: str
     reads: tuple[str, ...]
@@ -50,10 +50,10 @@ class Doomed:
 
 
 def doomed(store: ObjectStore, name: str) -> list[Doomed]:
-    """Returns the step and all steps that were made from it, in the order of their removal. Lists every step
-    in the root, and reads descriptions, manifests and receipts.
+    """Returns the step and all steps that were made from it, in the order of their removal.
 
-    Missing or damaged records count as naming no step.
+    Lists every step in the root, and reads descriptions, manifests and receipts. A missing or damaged record
+    is treated as naming no step.
     """
     steps = {each: _Step.of(store, each) for each in step_names(store)}
     reads = {each: _read_by(step, steps) for each, step in steps.items()}
@@ -68,8 +68,8 @@ def doomed(store: ObjectStore, name: str) -> list[Doomed]:
 
 
 def at_work(store: ObjectStore, steps: Sequence[Doomed]) -> list[str]:
-    """Describes the runs in progress that ask for one of the steps, and those that do not record what they
-    ask for."""
+    """Describes the runs in progress that need one of the steps, or that do not record which steps they
+    need."""
     names = {each.step for each in steps}
     return [
         f"{driver.record.asked.recipe or 'a run'} on {driver.record.host}, pid {driver.record.pid}"
@@ -79,7 +79,7 @@ def at_work(store: ObjectStore, steps: Sequence[Doomed]) -> list[str]:
 
 
 def remove(store: ObjectStore, steps: Sequence[Doomed]) -> None:
-    """Removes the result of `doomed`. Raises StoreError; what was removed by then stays removed."""
+    """Removes the steps that `doomed` returned. Raises StoreError; objects removed by then stay removed."""
     for each in steps:
         for kind in _ORDER:
             keys = [entry.key for entry in each.entries if _kind(entry.key) == kind]
@@ -90,7 +90,7 @@ def remove(store: ObjectStore, steps: Sequence[Doomed]) -> None:
 
 
 def _kind(key: str) -> str:
-    """Returns the part of `_ORDER` that an object of a step belongs to; unknown objects go with the
+    """Returns the element of `_ORDER` with which an object of a step is removed; unknown objects count as
     receipts."""
     folder = key.split("/", 2)[1]
     return folder if folder in _ORDER else "receipts"
@@ -110,7 +110,7 @@ class _Step:
     @classmethod
     def of(cls, store: ObjectStore, name: str) -> _Step:
         entries, inputs, made = tuple(store.list(name)), set[str](), set[str]()
-        for key in _telling(entries):
+        for key in _distinct_records(entries):
             with contextlib.suppress(CorruptObject, FileNotFoundError):
                 if _kind(key) == "manifests":
                     record = parse_record(Manifest, store.get(key), key, store.url)
@@ -127,9 +127,9 @@ class _Step:
         return cls(name, entries, frozenset(found), frozenset(inputs), frozenset(made))
 
 
-def _telling(entries: Sequence[Entry]) -> list[str]:
-    """Returns the keys of the manifests and receipts that together name all inputs and results: one receipt
-    is enough for shards that were made from the same inputs."""
+def _distinct_records(entries: Sequence[Entry]) -> list[str]:
+    """Returns the keys of manifests and receipts that together name all inputs and results. Of shards made
+    from the same inputs, one receipt suffices."""
     keys: dict[str, str] = {}
     for key in (entry.key for entry in entries):
         if match := _RECEIPT.fullmatch(key):
@@ -142,7 +142,7 @@ def _telling(entries: Sequence[Entry]) -> list[str]:
 
 def _read_by(step: _Step, steps: Mapping[str, _Step]) -> set[str]:
     """Returns the steps in the root that a step reads: those that its description names, and those that made
-    inputs which none of the named steps made."""
+    an input that no named step made."""
     named = {each for each in steps if each.rpartition("-")[2] in step.fingerprints} - {step.name}
     others = step.inputs.difference(*(steps[each].made for each in named))
     return named | {each for each, other in steps.items() if other.made & others} - {step.name}

@@ -1,4 +1,4 @@
-"""The inputs of a recipe's steps, found in a root."""
+"""Resolves the inputs of a recipe's steps in a root."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from dgflow.store.step_store import StepStore
 
 
 class Root:
-    """A root as the steps of one recipe see it. Read-only."""
+    """A root, for resolving the references of one recipe's steps. Read-only."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.lengths = store, Lengths(store)
-        # Complete trainings: one listing each, however many steps read them.
+        # Complete trainings, which are listed once regardless of how many steps read them:
+        # (name of the step, number of epochs, fingerprint of the inputs).
         self._trained: set[tuple[str, int, str]] = set()
 
     def step_store(self, step: Step) -> StepStore:
         return StepStore(self.store, step.kind, step.fingerprint)
 
-    def bind(self, node: Node | Step, known: Mapping[str, Bound | None]) -> Bound | None:
-        """Returns the inputs of a step, or None while any of them is incomplete.
+    def bind(self, node: Node | Step, bounds: Mapping[str, Bound | None]) -> Bound | None:
+        """Returns the inputs of a step; None while any of them is incomplete.
 
-        `known` holds the bounds of the steps before it, by the keys of their nodes; a step outside a graph
-        looks steps up by their fingerprints.
+        `bounds` has the inputs of the steps that the step reads: by node key, or for a step without a node,
+        by fingerprint.
         """
         step, reads = (node.step, node.reads) if isinstance(node, Node) else (node, {})
         items: dict[str, BoundItem] = {}
         for name, reference in step.reads.items():
-            inputs = known[reads.get(name, reference.step.fingerprint)]
+            inputs = bounds[reads.get(name, reference.step.fingerprint)]
             item = None if inputs is None else self.item(reference, inputs)
             if item is None:
                 return None
@@ -42,7 +43,7 @@ class Root:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def item(self, reference: Reference, inputs: Bound) -> BoundItem | None:
-        """Returns the data that `reference` names, of a step with these inputs; None while it is
+        """Returns the data that `reference` names, if its step was made from `inputs`; None while the data is
         incomplete."""
         match reference:
             case Slice(start=start, stop=stop):
@@ -86,7 +87,8 @@ class Root:
 
 
 def _result(step_store: StepStore, inputs: Bound) -> Receipt | None:
-    """Returns the receipt of a step that makes one file: its name is known, so nothing is listed."""
+    """Returns the receipt of a step that makes one file; None if there is none. Takes one request, because
+    the receipt's key is known."""
     try:
         return step_store.receipt(step_store.key("results", 0, inputs.digests))
     except FileNotFoundError:

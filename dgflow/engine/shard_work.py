@@ -1,5 +1,5 @@
-"""A worker's work on one shard: build and commit the shard unless it is committed, with notes for
-`status`."""
+"""A worker's work on one shard: builds and commits the shard unless it is committed, and writes notes of the
+attempt for `status`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ def shard_work(
     first: int | None = None,
     copies: Mapping[int, Copy] = {},
 ) -> Callable[[int], float]:
-    """Loads once. The returned function builds and commits one shard and returns the seconds that it took; 0
-    for a shard that was already committed, or that is one of `copies`. An error is noted, then raised.
+    """Returns a function that builds and commits the shard of a given number, and returns the seconds that
+    building took.
 
-    While the shard `first` is built, its first rows are written as the step's preview, and the path of its
-    first sample as a `Trajectory`.
+    The step's networks are loaded once, here. A shard that is already committed, or that is copied from
+    `copies`, takes 0 s. An error is written to the note of the attempt and raised. While the shard `first` is
+    built, its first rows are written as the step's preview, and the path of its first sample as a
+    `Trajectory`.
     """
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
@@ -50,13 +52,14 @@ def shard_work(
     device = device_name()
 
     def work(number: int) -> float:
-        # Another driver, a host that seemed lost or a worker that died after its commit may have built it.
+        # It may have been built by another driver, by a host that seemed lost, or by a worker that died after
+        # its commit.
         if step_store.is_committed("shards", number, inputs.digests):
             return 0.0
         if number in copies and copied(step_store, number, inputs.digests, copies[number]):
             return 0.0
-        own = attempt()
-        step_store.note_attempt("shards", number, own)
+        note = attempt()
+        step_store.note_attempt("shards", number, note)
         began = time.monotonic()
         try:
             start, stop = step.shard_range(number)
@@ -75,10 +78,9 @@ def shard_work(
                 metrics=_measurements(step, columns, device),
             )
         except Exception as error:
-            log.exception(
-                "%s shard %d failed", step.name, number
-            )  # into this worker's log, named by the note
-            step_store.note_attempt("shards", number, own | failed(error))
+            # To this worker's log, which the note names.
+            log.exception("%s shard %d failed", step.name, number)
+            step_store.note_attempt("shards", number, note | failed(error))
             metrics.shard_failed(step.name)
             raise
         metrics.shard_done(step.name, seconds, rows)
@@ -88,7 +90,8 @@ def shard_work(
 
 
 def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, Any]:
-    """Returns the measurements of a shard for its receipt, with `warnings` of the worker that made it."""
+    """Returns the measurements of a shard for its receipt, with `warnings` about the worker if there are
+    any."""
     found = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
     if device == "cpu" and step.network_evaluations(1):
         from dgflow.diffusion.bfloat16 import slow_bfloat16

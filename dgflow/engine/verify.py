@@ -1,8 +1,8 @@
-"""Verification: reads back everything that a recipe has in a root and compares it with its records. Repair
-rebuilds damaged parts.
+"""Verification: reads all parts of a recipe in a root and compares them with their records. Repair rebuilds
+damaged parts.
 
-Every damaged or missing part is reported, and every repair that gave rows other than those that a manifest
-sealed. Damage that is hidden by other damage is reported once the latter is repaired.
+The report lists every damaged or missing part, and every repaired part whose rows differ from those that a
+manifest sealed. A step whose inputs are damaged is checked only after their repair.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ AT_ONCE = 8  # parts that are read and checked concurrently, and in memory
 class Verified:
     """The result of a verification: `damaged` and `missing` hold one line each, with step and part.
 
-    `records` are the keys of records that `run` rebuilds if they are missing: receipts of damaged parts,
-    manifests, steps' descriptions.
+    `records` are the keys of damaged records and of the receipts of damaged parts. `repair` deletes these
+    records, so that `run` rebuilds them.
     """
 
     checked: int = 0
@@ -51,19 +51,19 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
     """Checks the bytes of every committed part against its receipt, the rows of every shard against their
     digest, and every slice's manifest."""
     root, verified = Root(store), Verified()
-    known: dict[str, Bound | None] = {}
+    bounds: dict[str, Bound | None] = {}
     nodes = graph(target)
     for place, node in enumerate(nodes, 1):
         step, step_store = node.step, root.step_store(node.step)
-        known[node.key] = None
+        bounds[node.key] = None
         described = _check_description(step_store, node, verified)
         try:
-            bound = root.bind(node, known)
-        except CorruptObject:  # reported with the step that it belongs to
+            bound = root.bind(node, bounds)
+        except CorruptObject:  # reported with the step to which the object belongs
             bound = None
         if bound is None or described is None:
             verified.missing.append(
-                f"{step.name}: cannot be checked before what it is, and what it reads, is whole and complete"
+                f"{step.name}: cannot be checked before its description and its inputs are complete"
             )
             continue
         folder, wanted = step.folder, step.parts(node.slices)
@@ -83,18 +83,18 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
         elif not sealed:
             verified.missing.append(f"{step.name}: the manifest of a slice; `run` writes it")
         else:
-            known[node.key] = bound
+            bounds[node.key] = bound
     return verified
 
 
 def repair(
     target: Target, store: ObjectStore, tell: Callable[[str], None], build: Callable[[], None]
 ) -> Verified:
-    """Verifies, removes the records of damaged parts, calls `build` to make them again, and repeats while new
-    damage is found; returns the remaining damage.
+    """Repairs damaged parts; returns the remaining damage.
 
-    Sealed slices keep their rows' digests, so a part that is rebuilt with different rows is reported as
-    damaged.
+    Repeats three steps until no new damage is found: verify, delete the records of damaged parts, and call
+    `build`, which makes the parts again. A manifest keeps the digests of its rows, so a part that is rebuilt
+    with different rows is reported as damaged.
     """
     verified, tried = verify(target, store, tell), set[str]()
     while not tried.issuperset(verified.records):
@@ -105,14 +105,14 @@ def repair(
             store.delete(key)
         try:
             build()
-        except (CorruptObject, StepMismatch) as error:  # of a part that could not be checked before
-            tell(f"found on the way: {error}")
+        except (CorruptObject, StepMismatch) as error:  # in a part that could not be checked before
+            tell(f"further damage: {error}")
         verified = verify(target, store, tell)
     return verified
 
 
 def _check_description(step_store: StepStore, node: Node, verified: Verified) -> bool | None:
-    """True if `step.json` is there, False if it is not; None if it is damaged or another step's."""
+    """True if `step.json` is valid, False if it is missing; None if it is damaged or of another step."""
     try:
         step_store.check(node.step.document())
         return step_store.recorded() is not None
@@ -126,7 +126,8 @@ def _check_description(step_store: StepStore, node: Node, verified: Verified) ->
 def _check_parts(
     step_store: StepStore, folder: str, parts: dict[int, str], verified: Verified, tell: Callable[[str], None]
 ) -> dict[str, Receipt]:
-    """Returns the receipts that can be read, by their keys; `tell` receives a line from time to time."""
+    """Checks the parts and records damage in `verified`; returns the readable receipts by key. `tell`
+    receives a line of progress every `LINE_SECONDS`."""
     receipts: dict[str, Receipt] = {}
     keys = [key for _, key in sorted(parts.items())]
     began = last = time.monotonic()
@@ -150,7 +151,8 @@ def _check_parts(
 
 
 def _checked(step_store: StepStore, folder: str, key: str) -> tuple[Receipt | None, int | Exception]:
-    """Returns the receipt of a part, if it can be read, and the part's bytes or what is wrong with them."""
+    """Returns the receipt of a part, None if it cannot be read, and the size of the part in bytes, or the
+    error that was found."""
     receipt = None
     try:
         receipt = step_store.receipt(key)
@@ -193,8 +195,8 @@ def _check_manifests(
                     f"{step_store.name} {receipt.part}: expected the rows with sha256 {entry.rows_sha256} "
                     f"that {key} sealed, found a shard with {receipt.rows_sha256}, built on "
                     f"{receipt.device} with {_versions(receipt)}; repair it on a device and with versions "
-                    "that give the sealed rows, or use another root: what was made from those rows stands on "
-                    "them",
+                    "that give the sealed rows, or use another root: later steps were made from the sealed "
+                    "rows",
                     entry.receipt,
                 )
             elif receipt and receipt.key != entry.key:  # readers use the sealed bytes

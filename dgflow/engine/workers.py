@@ -1,4 +1,4 @@
-"""The workers of a run, and the work that its steps give them."""
+"""The workers of a run, and the work of its steps that they do."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from dgflow.runtime.pool.pool import Job, Pool
     from dgflow.runtime.progress import Progress
 
-IN_TURN_SECONDS = 0.05  # timeout of each wait if two pools are at work
+IN_TURN_SECONDS = 0.05  # timeout of each wait if two pools are busy
 
 log = logging.getLogger(__name__)
 
 
 class StepFailed(RuntimeError):
-    """Raised if a step could not be completed; its committed parts stay."""
+    """Raised if a step could not be completed; its committed parts are kept."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,25 @@ class Shared:
         return self.job.over
 
     def check(self) -> None:
-        """Raises StepFailed if an item was given up."""
+        """Raises StepFailed if an item used up its retry budget."""
         if not self.job.failures:
             return
         first, count = self.job.failures[0], len(self.job.failures)
         tried = "1 attempt" if first.attempts == 1 else f"{first.attempts} attempts"
         raise StepFailed(
-            f"{self.step.title}: {count} of {len(self.job.items)} {self.unit}s could not be made; what is "
-            f"committed stays. {self.unit.capitalize()} {first.item} after {tried}: {first.error}"
+            f"{self.step.title}: {count} of {len(self.job.items)} {self.unit}s could not be made; committed "
+            f"{self.unit}s are kept. {self.unit.capitalize()} {first.item} after {tried}: {first.error}"
         ) from first.error
 
 
 class Workers:
-    """The workers of a run, connected on first use. Pools are kept between steps, and released while a
-    training needs their CPUs and GPUs."""
+    """The workers of a run, started on first use. Pools are kept between steps, and closed while a training
+    needs their CPUs and GPUs."""
 
     def __init__(
         self, store: ObjectStore, placement: Placement, progress: Progress, steps: Sequence[Step] = ()
     ) -> None:
-        """Stores `steps`, the steps of the run in the order in which the workers serve them."""
+        """Takes `steps`, the steps of the run in the order in which the workers serve them."""
         self.store, self.placement, self.progress = store, placement, progress
         self._places = {id(step): place for place, step in enumerate(steps)}
         self._pools: dict[float, Pool] = {}  # by the GPUs per worker
@@ -86,8 +86,8 @@ class Workers:
         self.placement = backend.connect(self.store, self.placement)
 
     def pool(self, *, gpu: bool) -> Pool:
-        """Returns workers with a GPU, if there are GPUs, or workers for other work, which hosts without a GPU
-        can do too."""
+        """Returns the pool of workers with a GPU each, if `gpu` and there are GPUs; otherwise the pool of
+        workers with a CPU each, which also runs on hosts without a GPU."""
         if not self._pools:
             self.connect()
         from dgflow.runtime.machine import elastic
@@ -108,7 +108,7 @@ class Workers:
         return self._pools[num_gpus]
 
     def release_gpus(self) -> None:
-        """Releases, on a cluster, workers that have a GPU and no work, before work that needs none."""
+        """Releases idle workers with a GPU on a cluster, before work that needs no GPU."""
         if any(self._pools):
             self._give_back()
 
@@ -121,7 +121,8 @@ class Workers:
         items: Sequence[Any],
         take: Callable[[Any, Any], None],
     ) -> Shared:
-        """Adds work as a `Spread`, which later `turn`s do: earlier steps of the recipe first."""
+        """Queues items for the workers, with the arguments of `Spread`. Later calls of `turn` process them,
+        those of earlier steps of the recipe first."""
         from dgflow.runtime import metrics
 
         pool, done = self.pool(gpu=gpu), 0
@@ -143,7 +144,7 @@ class Workers:
         return shared
 
     def turn(self) -> None:
-        """Waits a moment for the work of the steps, and continues it.
+        """Assigns items to workers and collects results, for about a second.
 
         Raises StepFailed if no worker could be started.
         """
@@ -160,26 +161,26 @@ class Workers:
                 self._leave()
 
     def finish(self, shared: Shared) -> None:
-        """Waits for work that was added; the workers continue with the other steps as well.
+        """Waits until the items of `shared` are done; the workers continue with the other steps as well.
 
-        Raises StepFailed if an item was given up, or no worker could be started.
+        Raises StepFailed if an item used up its retry budget, or no worker could be started.
         """
         while not shared.over:
             self.turn()
         shared.check()
 
     def settle(self) -> None:
-        """Finishes the work in progress, and starts no other: a shard may be half an hour of work."""
+        """Finishes the items in progress and starts no others: a shard may be half an hour of work."""
         for pool in self._pools.values():
             pool.stop()
         try:
             while any(pool.busy for pool in self._pools.values()):
                 self.turn()
         except Exception as error:
-            log.warning("what was at work could not be finished: %s", error)
+            log.warning("the shards in progress could not be finished: %s", error)
 
     def give_back_idle(self) -> None:
-        """Releases, on a cluster, the pool that has no work while the other one has some."""
+        """Releases the idle pool on a cluster while the other pool is busy."""
         if any(pool.busy for pool in self._pools.values()):
             self._give_back()
 
@@ -189,8 +190,7 @@ class Workers:
         self._pools = {}
 
     def _give_back(self) -> None:
-        """Closes, on a cluster, the pools without work, because idle hosts cost money. On one machine they
-        stay."""
+        """Closes idle pools on a cluster, because idle hosts cost money. On one machine they are kept."""
         from dgflow.runtime.machine import elastic
 
         if elastic():
@@ -198,7 +198,7 @@ class Workers:
                 self._pools.pop(num_gpus).close()
 
     def _leave(self) -> None:
-        """Records the work that is over."""
+        """Removes completed work from the work in progress."""
         from dgflow.runtime import metrics
 
         for each in [each for each in self._at_work if each[1].over]:

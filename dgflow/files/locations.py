@@ -125,7 +125,7 @@ class S3Location:
             data = self.request(
                 f"read {key}",
                 lambda fs: fs.cat_file(f"{self.bucket}/{key}", max_concurrency=1),
-                may_lack=True,
+                missing_ok=True,
             )
             if data is None:
                 raise FileNotFoundError(f"no object at s3://{self.bucket}/{key}")
@@ -134,16 +134,18 @@ class S3Location:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="s3-read") as pool:
             return list(pool.map(read, names))
 
-    def request(self, attempted: str, call: Callable, may_lack: bool = False):
+    def request(self, attempted: str, call: Callable, missing_ok: bool = False):
         """Call s3fs with the store's retries and errors. The store's own methods accept fewer keys than S3
         does.
         """
-        return self._store().request(attempted, call, may_lack)
+        return self._store().request(attempted, call, missing_ok)
 
     def size(self, key: str) -> int | None:
         """The size in bytes of the object at a key of the bucket; None if there is none."""
         reply = self.request(
-            f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True
+            f"look up {key}",
+            lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key),
+            missing_ok=True,
         )
         return None if reply is None else int(reply["ContentLength"])
 

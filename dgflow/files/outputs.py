@@ -184,7 +184,7 @@ class _Upload(io.RawIOBase):
         if not replace:
             finished["IfNoneMatch"] = "*"
         try:
-            done = self._call("complete_multipart_upload", may_lack=True, **finished)
+            done = self._call("complete_multipart_upload", missing_ok=True, **finished)
         except StoreError as error:
             if _precondition_failed(error):
                 return False
@@ -201,7 +201,7 @@ class _Upload(io.RawIOBase):
     def abort(self) -> None:
         if self._id is not None:
             with contextlib.suppress(StoreError):  # report the error that ended the export
-                self._call("abort_multipart_upload", may_lack=True, UploadId=self._id)
+                self._call("abort_multipart_upload", missing_ok=True, UploadId=self._id)
             self._id = None
 
     def _send(self, size: int) -> None:
@@ -210,11 +210,11 @@ class _Upload(io.RawIOBase):
         self._parts.append({"ETag": reply["ETag"], "PartNumber": number})
         del self._buffer[:size]
 
-    def _call(self, operation: str, may_lack: bool = False, **arguments: Any) -> Any:
+    def _call(self, operation: str, missing_ok: bool = False, **arguments: Any) -> Any:
         return self._location.request(
             f"write {self._key}",
             lambda fs: fs.call_s3(operation, Bucket=self._location.bucket, Key=self._key, **arguments),
-            may_lack,
+            missing_ok,
         )
 
 

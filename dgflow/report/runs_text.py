@@ -32,8 +32,8 @@ class Variant:
 
     @property
     def outcome(self) -> str:
-        """`running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
-        return "running" if self.living else self.record.outcome or "ended without a word"
+        """`running`, `done`, `interrupted`, `failed: ...`, or `ended unexpectedly`."""
+        return "running" if self.living else self.record.outcome or "ended unexpectedly"
 
 
 def variants(store: ObjectStore, now: float) -> list[Variant]:
@@ -88,7 +88,7 @@ def _other(variant: Variant, asked: Asked) -> str:
 
 
 def driver_lines(variant: Variant) -> list[str]:
-    """Returns a line per driver that is active or ended without a word. Without such a driver, the line says
+    """Returns a line per driver that is active or ended unexpectedly. Without such a driver, the line says
     how the latest run ended."""
     lines = [_driver(driver) for driver in variant.drivers]
     record = variant.record
@@ -112,8 +112,8 @@ def _driver(driver: Driver) -> str:
     at = f"step {beat.number} of {beat.of}" + (f", {beat.title}" if beat.title else "")
     if not driver.alive:
         return (
-            f"ended without a word: {who}; last sign of life {duration(driver.silent)} ago, in {at}; the "
-            "same command continues from there"
+            f"ended unexpectedly: {who}; last heartbeat {duration(driver.silent)} ago, in {at}; the same "
+            "command continues from there"
         )
     counts = f": {beat.done:,} of {beat.wanted:,} {beat.unit}" if beat.step else ""
     does = f", {beat.does}" if beat.does else ""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def check() -> None:
-    """Raises an error before any work if the machine cannot compute, or the cluster does not answer.
+    """Raises ValueError if a package is missing, Ray cannot start here, or the cluster does not answer.
 
-    Raises ValueError that says what to install or to set.
+    The message says what to install or to set. Called before any work.
     """
     require("torch", "computing")
     if machine.elastic():
@@ -45,7 +45,7 @@ def connect(store: ObjectStore, placement: Placement) -> Placement:
 
 
 def fleet(num_gpus: float) -> Fleet:
-    """Returns workers with `num_gpus` GPUs each, or with a CPU and no GPU if that is 0."""
+    """Returns the fleet whose workers have `num_gpus` GPUs each; with 0, a CPU each and no GPU."""
     if installed("ray"):
         from dgflow.runtime.pool.ray_fleet import RayFleet
 

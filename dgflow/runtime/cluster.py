@@ -1,6 +1,7 @@
-"""Connection to Ray, and the number of workers that fit, now and with all hosts that an autoscaler may add.
+"""Connects to Ray, and computes how many workers fit, now and with all hosts that an autoscaler may add.
 
-Ray is the cluster that `RAY_ADDRESS` names, or a local instance on loopback that ends with the process.
+Ray is either the cluster that `RAY_ADDRESS` names, or a local instance on loopback that ends with the
+process.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def connect(store: ObjectStore) -> None:
     """Joins the cluster that `RAY_ADDRESS` names, or starts Ray locally.
 
     Raises:
-        ValueError: the cluster cannot be reached or refuses our token; it has, or may start, hosts that
-            cannot see the root; or Ray cannot start here.
+        ValueError: the cluster cannot be reached or refuses the token; it has, or may start, hosts that
+            cannot see the root; or Ray cannot start on this machine.
     """
     if not ray.is_initialized():
         if elastic():
@@ -43,38 +44,37 @@ def connect(store: ObjectStore) -> None:
         else:
             for name, value in ALLOCATOR.items():
                 os.environ.setdefault(name, value)  # the workers inherit it
-            # One host: polling is cheap, and a death is detected sooner.
+            # On one host polling is cheap, and frequent polling detects a death sooner.
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-            # No cloud reclaims this host, so no process has to poll for that, which costs 4 s of CPU per
-            # training.
+            # No cloud reclaims this host. A watcher for that would take 4 s of CPU per training.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             check_local()
             ray_private.start_on_loopback()
     if store.shared:
         return
     if autoscaler_maximum() is not None:
-        lacking = "the cluster has an autoscaler that may start nodes, which cannot all see"
+        lacking = "the cluster has an autoscaler, and nodes that it starts may not see"
     elif blind := _hosts_without(store):
         lacking = f"{', '.join(blind)} of the cluster's {len(hosts())} nodes cannot see"
     else:
         return
     raise ValueError(
-        f"{lacking} the root {store.url}; give one that all share: --root s3://bucket/prefix, or a folder of "
-        "a file system that all nodes mount at the same path"
+        f"{lacking} the root {store.url}; use a root that all nodes share: --root s3://bucket/prefix, or a "
+        "folder of a file system that all nodes mount at the same path"
     )
 
 
 def _hosts_without(store: ObjectStore) -> list[str]:
-    """Returns the names of the hosts that do not see what this process writes to `store`: none if it is on a
-    shared file system."""
+    """Returns the names of the hosts that do not see what this process writes to `store`; empty on a shared
+    file system."""
     if len(nodes := hosts()) == 1:
         return []
     key = f"{FOLDER}/{uuid4().hex}.seen"
     store.put(key, b"seen")
     try:
         sees = ray.remote(num_cpus=0)(_sees)
-        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-        answers = [sees.options(scheduling_strategy=each).remote(store, key) for each in there]
+        strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        answers = [sees.options(scheduling_strategy=each).remote(store, key) for each in strategies]
         return [name for name, answer in zip(nodes.values(), answers, strict=True) if not _seen(answer)]
     finally:
         store.delete(key)
@@ -90,7 +90,7 @@ def _seen(answer: ray.ObjectRef) -> bool:
 def _sees(store: ObjectStore, key: str) -> bool:
     try:
         return store.size(key) is not None
-    except StoreError:  # for example no permission to read there
+    except StoreError:  # for example, that host has no permission to read
         return False
 
 
@@ -101,10 +101,10 @@ def _join(address: str) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError) as error:
         raise ValueError(
-            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {first_line(error)}. If it asks "
-            "for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+            f"the Ray cluster at RAY_ADDRESS={address} refuses this process: {first_line(error)}. If it "
+            "requires a token, set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token"
         ) from error
-    except RuntimeError as error:  # such as another version of Ray or Python there
+    except RuntimeError as error:  # such as different versions of Ray or Python
         raise ValueError(
             f"the Ray cluster at RAY_ADDRESS={address} cannot be joined: {first_line(error)}; this process "
             "and the cluster need the same versions of Ray and Python, and a host of the cluster to run on"
@@ -131,16 +131,16 @@ def resolved(placement: Placement) -> Placement:
     if placement.num_gpus > largest:
         if not elastic():
             raise placement.without_gpus(int(largest))
-        there = f"no host with more than {largest:g} GPUs" if largest else "no GPU"
-        log.warning("the cluster has %s now; waiting until it starts hosts that have some", there)
+        available = f"no host with more than {largest:g} GPUs" if largest else "no GPU"
+        log.warning("the cluster has %s now; waiting until it starts hosts with enough GPUs", available)
     return placement
 
 
 def slots(num_gpus: float) -> int:
-    """Returns the number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are
-    alive and not draining; 0 only on a cluster."""
-    leaving = ray_private.draining() if elastic() else set[str]()
-    fit = sum(_fit(each, num_gpus) for each in _resources(without=leaving))
+    """Returns the number of workers that fit on the hosts that are alive and not draining. A worker takes
+    `num_gpus` GPUs, or a CPU if that is 0. At least 1 on a single machine; may be 0 on a cluster."""
+    draining = ray_private.draining() if elastic() else set[str]()
+    fit = sum(_fit(each, num_gpus) for each in _resources(without=draining))
     return fit if elastic() else max(1, fit)
 
 
@@ -152,13 +152,13 @@ def most_slots(num_gpus: float) -> int:
 
 def _resources(*, without: Collection[str] = ()) -> list[Mapping[str, float]]:
     """Returns the CPUs and GPUs of each host that is alive, except those `without`."""
-    there = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)
-    return [node.get("Resources", {}) for node in there]
+    nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)
+    return [node.get("Resources", {}) for node in nodes]
 
 
 def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
-    """Returns the number of workers that fit on a host. Workers that share a GPU use only that GPU: three
-    with 0.3 each."""
+    """Returns the number of workers that fit on a host. A worker with a fraction of a GPU uses one GPU only,
+    so three workers with 0.3 each share a GPU."""
     if not num_gpus:
         fit = resources.get("CPU", 0)
     elif num_gpus < 1:
@@ -169,12 +169,12 @@ def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
 
 
 def autoscaler_maximum() -> Mapping[str, float] | None:
-    """Returns the CPUs and GPUs up to which the cluster's autoscaler may grow it, infinite if its limits are
-    not known; None without an autoscaler.
+    """Returns the CPUs and GPUs to which the autoscaler may grow the cluster: infinite if its limits are
+    unknown, None without an autoscaler.
 
-    Some autoscalers report their limits. `ray up`'s autoscaler leaves its configuration, with the resources
-    of every node type, in the head's home folder, where a submitted job finds it. KubeRay's is recognised
-    only by its switch.
+    Some autoscalers report their limits. `ray up` leaves its configuration, with the resources of every node
+    type, in the head's home folder, where a submitted job can read it. KubeRay only reports that it has an
+    autoscaler.
     """
     if not elastic():
         return None

@@ -1,4 +1,4 @@
-"""Failures of a worker's GPU: the GPU is missing, or it no longer computes."""
+"""Detection of a worker's GPU that is missing or no longer computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class DeviceBroken(RuntimeError):
-    """Raised if a GPU failed in a way that makes it unusable by this process: every later call would fail
-    immediately."""
+    """Raised if a GPU failed such that this process can no longer use it: every later call would fail."""
 
 
 class NoDevice(RuntimeError):
-    """Raised if a worker that was given a GPU cannot use it, on the host with this id."""
+    """Raised if a worker cannot use the GPU that it was given; `host` is the id of its host."""
 
     def __init__(self, host: str, message: str) -> None:
         super().__init__(host, message)
@@ -27,9 +26,9 @@ class NoDevice(RuntimeError):
 
 
 def check_gpu(host: str) -> None:
-    """Raises NoDevice if torch sees no GPU; the work that needs one would run on the CPU.
+    """Raises NoDevice if torch sees no GPU, because the work would silently run on the CPU.
 
-    With DGFLOW_EMULATED_GPUS=1 the CPU computes, for tests of clusters whose GPUs are only declared.
+    DGFLOW_EMULATED_GPUS=1 disables the check, for tests of clusters whose GPUs are only declared.
     """
     import torch
 
@@ -44,15 +43,13 @@ def check_gpu(host: str) -> None:
     raise NoDevice(
         host,
         f"expected a GPU for this worker, found none that torch {torch.__version__} ({built}) can use: "
-        f"{reason}; "
-        f"NVIDIA driver: {driver() or 'not loaded'}. Install a driver for that CUDA, start containers with "
-        "the "
-        "NVIDIA runtime (--gpus all), or compute on CPUs with --num-gpus 0",
+        f"{reason}; NVIDIA driver: {driver() or 'not loaded'}. Install a driver for that CUDA, start "
+        "containers with the NVIDIA runtime (--gpus all), or compute on CPUs with --num-gpus 0",
     )
 
 
 def driver() -> str:
-    """Returns the version of NVIDIA's driver, "" without one."""
+    """Returns the version of NVIDIA's driver; empty if none is loaded."""
     try:
         match = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER.read_text())
     except OSError:
@@ -61,7 +58,7 @@ def driver() -> str:
 
 
 def broken(error: Exception) -> DeviceBroken | None:
-    """Returns the error to raise instead of one that reports an unusable GPU; None for any other error."""
+    """Returns a DeviceBroken for an error that reports an unusable GPU; None for any other error."""
     if "torch" not in sys.modules:
         return None
     from dgflow.diffusion.device_errors import is_broken

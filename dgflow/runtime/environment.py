@@ -1,4 +1,4 @@
-"""Facts about the current process for receipts and notes, and the device that it computes on."""
+"""Describes the current process for receipts and notes: host, log, versions, device."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from dgflow.runtime.devices import driver
 
 
 def attempt() -> dict[str, Any]:
-    """Returns the identity of the current process, for `status`: host, process, start by its own clock, and
-    its log file on that host."""
+    """Returns the identity of the current process for the note of an attempt: host, process id, time of
+    start by its own clock, and name of its log file."""
     log = ray_private.error_log() if sys.modules.get("ray") else ""
     note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     return note | ({"log": Path(log).name} if log else {})
 
 
 def failed(error: BaseException) -> dict[str, Any]:
-    """Returns the fields that complete `attempt` after an error: time, error, and the innermost line that
-    raised it."""
+    """Returns the fields that `attempt` gains after an error: time, message, and the line that raised it."""
     note = {"failed": time.time(), "error": str(error).strip() or type(error).__name__}
     if frames := traceback.extract_tb(error.__traceback__):
         note["where"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
@@ -37,13 +36,13 @@ def failed(error: BaseException) -> dict[str, Any]:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Returns the first line of an error's message, for a log; the error's class if the message is empty."""
+    """Returns the first line of an error's message; the name of its class if the message is empty."""
     return (str(error or "").strip() or type(error).__name__).splitlines()[0]
 
 
 def device_name() -> str:
-    """Returns the GPU that this process computes on, else `cpu`. A step that has not loaded torch has used no
-    GPU."""
+    """Returns the name of the GPU on which this process computes, or `cpu`. A process that has not loaded
+    torch has used no GPU."""
     if (torch := sys.modules.get("torch")) is None:
         return "cpu"
     from dgflow.diffusion.acceleration import device
@@ -59,11 +58,11 @@ def without_gpus() -> None:
 
 LIBRARIES = ("torch", "numpy", "ray")
 LOADED = {"PIL": "pillow", "torchvision": "torchvision", "diffusers": "diffusers", "scipy": "scipy"}
-"""Packages, by the name of their module, that are recorded by a process that has loaded them."""
+"""Module name -> package whose version is recorded if the process has loaded the module."""
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that can affect this process's numbers, those of a GPU among them."""
+    """Returns the versions that can affect the numbers of this process: libraries, Python, CUDA, driver."""
     found = dict(_of_every_process())
     found |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
     return found | (_of_the_gpu() if device_name() != "cpu" else {})

@@ -1,6 +1,6 @@
-"""A driver's record and sign of life in its root, written by a thread of the driver.
+"""Writes the record of a run and the heartbeat of its driver to the root, in a thread of the driver.
 
-No failure here fails the run: a sign of life that cannot be written is reported once, and retried.
+A failure to write does not fail the run: it is logged once, and the next beat tries again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dgflow.store.runs import (
     record_key,
 )
 
-END_SECONDS = 10.0  # that the end of a run waits for a pending request of the thread
+END_SECONDS = 10.0  # maximum wait, at the end of a run, for a pending request of the thread
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def new_record(asked: Asked, nodes: Sequence[Node]) -> RunRecord:
 
 
 class Heartbeat:
-    """The sign of life of one run, from `start` to `stop`; `beat` returns what the driver is doing now."""
+    """The heartbeat of one run, from `start` to `stop`; `beat` returns the current activity of the driver."""
 
     def __init__(
         self, store: ObjectStore, record: RunRecord, beat: Callable[[], Beat], every: float = BEAT_SECONDS
@@ -72,17 +72,17 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Writes the record and the first sign of life, and continues in a thread."""
+        """Writes the record and the first heartbeat, and starts the thread that writes the next ones."""
         self._write(record_key(self.record.id), self.record)
         self._write_beat()
         self._thread.start()
 
     def now(self) -> None:
-        """Writes the next sign of life immediately, because the driver's activity changed."""
+        """Writes the next heartbeat immediately, because the driver's activity has changed."""
         self._wake.set()
 
     def stop(self, outcome: str) -> None:
-        """Writes how the run ended, and removes the sign of life."""
+        """Writes the outcome of the run, and removes the heartbeat."""
         self._ended.set()
         self._wake.set()
         self._thread.join(END_SECONDS)
@@ -108,4 +108,4 @@ class Heartbeat:
         except Exception as error:
             if not self._warned:
                 self._warned = True
-                log.warning("could not write this run's sign of life, so `status` may miss it: %s", error)
+                log.warning("could not write this run's heartbeat, so `status` may miss the run: %s", error)

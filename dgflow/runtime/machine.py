@@ -1,8 +1,8 @@
 """The resources of this machine, and checks that Ray can start on it or join the cluster that RAY_ADDRESS
 names.
 
-The checks run before Ray's own, which retry for minutes or name no variable. They raise ValueError with the
-variable and what to set. Ray is loaded only to find the cluster that `auto` means.
+The checks run before Ray's own, which retry for minutes and do not name the variable at fault. They raise
+ValueError, which names the variable and what to set. Ray is loaded only for RAY_ADDRESS=auto.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 ANSWER_SECONDS = 5.0
-# glibc returns large blocks to the system immediately and then pays for their page faults again. If they are
-# kept, a training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples
-# 2.4 s instead of 2.8 (one thread, AMD EPYC).
+# By default glibc returns large blocks to the system immediately, and new blocks cause page faults again.
+# With these settings it keeps them: a training step of the digits' discriminator takes 44 ms of CPU instead
+# of 61, and 250 guided samples 2.4 s instead of 2.8 (one thread, AMD EPYC).
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
@@ -26,7 +26,7 @@ ALLOCATOR = {
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SOCKET_BYTES = 107  # the system's limit for the path of a socket
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2, and empty settings
-_SETTINGS = 4  # the kind of the frame that every HTTP/2 server sends first
+_SETTINGS = 4  # type of the frame that every HTTP/2 server sends first
 
 
 def elastic() -> bool:
@@ -35,8 +35,8 @@ def elastic() -> bool:
 
 
 def cpus() -> int:
-    """Returns the CPUs that this process may use: those in its affinity mask, within its container's
-    quota."""
+    """Returns the number of CPUs that this process may use, by its affinity mask and the quota of its
+    container."""
     bound = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text().split()
@@ -54,15 +54,16 @@ def gpus() -> list[str]:
 
 
 def check_ray() -> None:
-    """Checks that the cluster that RAY_ADDRESS names answers, or that Ray can start here; does nothing once
-    Ray runs."""
+    """Checks that the cluster at RAY_ADDRESS answers, or without RAY_ADDRESS, that Ray can start here. Does
+    nothing if Ray is running already."""
     if (loaded := sys.modules.get("ray")) is not None and loaded.is_initialized():
         return
     check_address(os.environ["RAY_ADDRESS"]) if elastic() else check_local()
 
 
 def check_local() -> None:
-    """Checks that Ray can start here: the folder of its sockets, and the home folder with its token."""
+    """Checks that Ray can start here: that it can write sockets to the temporary folder, and its token to the
+    home folder."""
     _check_temporary()
     _check_home()
 
@@ -78,18 +79,20 @@ def check_address(address: str) -> None:
                 "start --head`), give its address as RAY_ADDRESS=host:port, or unset RAY_ADDRESS to compute "
                 "on this machine alone"
             )
-        _check_answer(found, f"RAY_ADDRESS=auto, which {_address_file()} or a process here says is {found}")
+        origin = f"{found} according to {_address_file()} or a running process"
+        _check_answer(found, f"RAY_ADDRESS=auto, which is {origin}")
         return
     if address.startswith(("http://", "https://")):
         raise ValueError(
             f"expected RAY_ADDRESS=host:port of a cluster's head, such as 10.0.0.1:6379, found {address}, "
-            "the address of its dashboard; submit to that by `ray job submit --address`"
+            "the address of its dashboard; use that one with `ray job submit --address`"
         )
     _check_answer(address.removeprefix("ray://"), f"RAY_ADDRESS={address}")
 
 
 def _check_answer(address: str, named: str) -> None:
-    """Checks that a gRPC server answers at host:port; `named` tells messages where the address comes from."""
+    """Checks that a gRPC server answers at host:port. Messages use `named`, which says where the address
+    comes from."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(
@@ -105,9 +108,7 @@ def _check_answer(address: str, named: str) -> None:
             f"expected a Ray cluster at {named}, found nothing that answers there: {error}; {remedy}"
         ) from error
     if not speaks:
-        raise ValueError(
-            f"expected a Ray cluster at {named}, found something that does not answer as Ray does; {remedy}"
-        )
+        raise ValueError(f"expected a Ray cluster at {named}, found a server that is not Ray; {remedy}")
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:
@@ -123,7 +124,7 @@ def _speaks_grpc(connection: socket.socket) -> bool:
 
 
 def _temporary() -> tuple[str, str]:
-    """Returns Ray's choice of a folder for temporary files, and the variable that names it."""
+    """Returns the folder that Ray uses for temporary files, and the variable that sets it."""
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if variable in os.environ:
             return os.environ[variable], variable
@@ -140,8 +141,9 @@ def _check_temporary() -> None:
     if (excess := len(os.fsencode(sockets)) - _SOCKET_BYTES) > 0:
         length = len(os.fsencode(folder))
         raise ValueError(
-            f"expected {variable} of at most {length - excess} bytes, for Ray's sockets below it, found "
-            f"{length}: {folder}; set RAY_TMPDIR to a shorter folder, as in RAY_TMPDIR=/tmp"
+            f"expected {variable} of at most {length - excess} bytes, for Ray's sockets in that folder, "
+            "found "
+            f"{length}: {folder}; set RAY_TMPDIR to a shorter path, such as RAY_TMPDIR=/tmp"
         )
     try:
         os.makedirs(f"{folder}/ray", exist_ok=True)
@@ -149,25 +151,26 @@ def _check_temporary() -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"expected a folder that can be written to at {variable}={folder}, for Ray's files below it, "
-            f"found: {error.strerror}; set RAY_TMPDIR to another folder"
+            f"expected a writable folder at {variable}={folder}, for Ray's files, found: {error.strerror}; "
+            "set RAY_TMPDIR to another folder"
         ) from error
 
 
 def _check_home() -> None:
-    """Checks the home folder, into which Ray writes the token of its own cluster."""
+    """Checks the home folder, where Ray stores the token of a cluster that it starts."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     remedy = (
-        "set HOME to a folder that can be written to (XDG_CACHE_HOME moves downloads alone), or give a token "
-        "in RAY_AUTH_TOKEN"
+        "set HOME to a writable folder (XDG_CACHE_HOME moves only downloads), or set a token in "
+        "RAY_AUTH_TOKEN"
     )
     try:
         token = Path.home() / ".ray" / "auth_token"
     except RuntimeError as error:
         raise ValueError(
-            f"expected a home folder, for Ray's token, found HOME unset and none of this user; {remedy}"
+            "expected a home folder, for Ray's token, found neither HOME nor an entry for this user; "
+            f"{remedy}"
         ) from error
     try:
         if token.exists():

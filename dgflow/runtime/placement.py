@@ -1,4 +1,4 @@
-"""The processes and devices that a caller requests."""
+"""The resources that a run may use: processes and devices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placement:
-    """Resources of a run. They are not part of identity: they affect the duration of a run, and at most the
-    rounding of sample values.
+    """Resources of a run. Not part of identity: they affect the duration of a run and at most the rounding of
+    sample values.
 
-    `workers` limits the processes that build shards, `train_workers` those that train. None: one per CPU, or
-    per GPU if there are any. On a cluster, None means as many as fit, a number that may change; for shards it
-    includes what the autoscaler may add. `num_gpus` is the GPUs per worker that runs networks: fractions
-    share one GPU, 0 computes on the CPU, None is one if the cluster has any, else none. Other workers have a
-    CPU each. `checkpoint_minutes` is the time between two checkpoints within an epoch of a training, and so
-    the most that a kill costs; 0 writes only those at the ends of epochs.
+    Attributes:
+        workers: maximum number of processes that build shards. None: one per GPU if there are GPUs, otherwise
+            one per CPU; on a cluster as many as fit, including hosts that an autoscaler may add.
+        train_workers: maximum number of processes that train. None: as for `workers`, but only on hosts that
+            exist.
+        num_gpus: GPUs per worker that runs networks. A fraction shares one GPU, and 0 computes on the CPU.
+            None: 1 if there are GPUs, otherwise 0. Other workers have a CPU each.
+        checkpoint_minutes: time between two checkpoints within an epoch of a training, which limits the work
+            that is lost by a kill. 0: checkpoints only at the ends of epochs.
     """
 
     workers: int | None = None
@@ -23,9 +26,9 @@ class Placement:
     num_gpus: float | None = None
     checkpoint_minutes: float = 10.0
 
-    def without_gpus(self, there: int = 0) -> ValueError:
+    def without_gpus(self, available: int = 0) -> ValueError:
         """Returns the error for a machine that has too few GPUs for a worker."""
         return ValueError(
-            f"expected GPUs for --num-gpus {self.num_gpus:g}, found {there or 'none'} on this machine; leave "
-            "the option out"
+            f"expected GPUs for --num-gpus {self.num_gpus:g}, found {available or 'none'} on this machine; "
+            "omit the option"
         )

@@ -1,5 +1,5 @@
-"""The progress of a run: on standard error, live in a terminal, else as a line from time to time; and in the
-root, as the driver's sign of life."""
+"""Reports the progress of a run: on standard error, live in a terminal and otherwise as occasional lines; and
+in the root, as the driver's heartbeat."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from dgflow.specs.step import Step
 from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Asked, Beat, without_secrets
 
-FORESIGHT_SECONDS = 5.0
-NAMED = 3  # consecutive reused steps that get a line each
+ESTIMATE_SECONDS = 5.0  # minimum time between two estimates of the later steps
+NAMED = 3  # maximum number of consecutive reused steps that are printed with a line each
 
 
 class Advance(Protocol):
-    """A callback for the number of newly completed parts, and the seconds of work that one took, if known."""
+    """A callback that receives the number of newly completed parts, and the seconds of work of one if
+    known."""
 
     def __call__(self, count: int, seconds: float | None = None) -> None: ...
 
@@ -39,12 +40,13 @@ class _AtWork:
     step: Step
     number: int  # counted from 1
     pace: Pace
-    note: dict[str, Any] = field(default_factory=dict)  # within the current part
+    note: dict[str, Any] = field(default_factory=dict)  # progress within the current part
     began: float = field(default_factory=time.monotonic)
 
 
 class Progress:
-    """Reports when each step is reused, in progress and done. `asked` is the command that a person gave."""
+    """Reports the steps of a run as they are reused, worked on and completed. `asked` is the command that
+    started the run."""
 
     def __init__(self, asked: Asked | None = None) -> None:
         self.terminal = sys.stderr.isatty()
@@ -52,14 +54,14 @@ class Progress:
         self._lock = threading.RLock()  # guards the fields below, which other threads read
         self._nodes: Sequence[Node] = ()
         self._reused: list[tuple[Step, int]] = []  # steps with their parts, not yet reported
-        self._behind: dict[int, Node] = {}  # steps that have not started, by their number
+        self._waiting: dict[int, Node] = {}  # steps that have not started, by their number
         self._at_work: list[_AtWork] = []  # in the order in which they started
-        self._number = 0  # of the step that started last, from 1
+        self._number = 0  # number of the latest step, counted from 1
         self._timings = Timings()
-        self._workers = 1  # of the latest step with several workers
-        self._does = ""
-        self._foreseen = 0.0
-        self._rest = (0.0, 0)  # seconds of the steps that have not started, and the number without a timing
+        self._workers = 1  # number of workers that build shards
+        self._does = ""  # the latest message about the workers
+        self._estimated = 0.0  # time of the latest estimate
+        self._rest = (0.0, 0)  # of the waiting steps: seconds of those with a timing, number of the others
         self._screen = ExitStack()  # the live lines, while a step is in progress
         self._store: ObjectStore | None = None
         self._heart: Heartbeat | None = None
@@ -69,7 +71,7 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
     def _say_reused(self) -> None:
-        """Prints the steps that were reused since the last line: a few by name, more of them in one line."""
+        """Prints the steps that were reused since the last line: up to `NAMED` by name, more in one line."""
         with self._lock:
             reused, self._reused = self._reused, []
             if len(reused) <= NAMED:
@@ -81,19 +83,19 @@ class Progress:
                 print(line, file=sys.stderr, flush=True)
 
     def tell(self, line: str) -> None:
-        """Prints a line about the workers, with the time."""
+        """Prints a message about the workers with the time, and shows it in the heartbeat."""
         self.say(f"{time.strftime('%H:%M:%S')} {line}")
         self._does = line
 
     def workers(self, step: Step, number: int) -> None:
-        """Records the number of workers on the step, and on others."""
+        """Sets the number of workers, which build the shards of this step and of others."""
         with self._lock:
             self._workers = max(1, number)
             if (at_work := self._find(step)) is not None:
                 at_work.pace.workers = self._workers
 
     def epoch(self, step: Step, note: Mapping[str, Any]) -> None:
-        """Records the newest note of the epoch in training: its step and loss."""
+        """Records the newest note of a training's current epoch: its step and loss."""
         with self._lock:
             if (at_work := self._find(step)) is None:
                 return
@@ -102,17 +104,17 @@ class Progress:
                 at_work.pace.within(note["step"] / note["steps"], seconds_within(note))
 
     def pieces(self, step: Step, done: int, total: int) -> None:
-        """Records how many of the pieces of work on a result are done."""
+        """Records that `done` of `total` pieces of the work on a result are done."""
         with self._lock:
             if (at_work := self._find(step)) is not None:
                 at_work.note = {"pieces": done, "of": total}
 
     @contextmanager
     def run(self, nodes: Sequence[Node], store: ObjectStore) -> Iterator[None]:
-        """Returns the context of the work on these steps. The root gets the record of the run, and signs of
-        life, from the first step that is not reused."""
+        """Returns a context for the run of these steps. The run's record and heartbeat are written to the
+        root from the first step that is not reused."""
         self._nodes, self._number, self._store = nodes, 0, store
-        self._behind = dict(enumerate(nodes, start=1))
+        self._waiting = dict(enumerate(nodes, start=1))
         outcome = "interrupted"
         try:
             yield
@@ -131,7 +133,7 @@ class Progress:
             self._heart, self._store = None, None
 
     def reused(self, step: Step, total: int, seconds: Callable[[], Sequence[float]] = list) -> None:
-        """Records that a step is complete; `seconds` returns the durations of some of its parts."""
+        """Records that a step is reused; `seconds` returns the durations of some of its parts."""
         self._number = self._begun(step)
         self._timings.remember(step, seconds)
         with self._lock:
@@ -139,25 +141,25 @@ class Progress:
 
     @contextmanager
     def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
-        """Returns the context of the work on one step, of whose parts some committed ones took `known`
-        seconds."""
+        """Returns a context for the work on one step. `known` has the seconds of some committed parts of the
+        step."""
         at_work = self._begin(step, total, done, known)
 
         def advance(count: int, seconds: float | None = None) -> None:
             with self._lock:
                 at_work.pace.finished(count, seconds)
                 at_work.note = {}
-                if time.monotonic() - self._foreseen >= FORESIGHT_SECONDS:
-                    self._foresee()
+                if time.monotonic() - self._estimated >= ESTIMATE_SECONDS:
+                    self._estimate()
 
         try:
             with self._shown(at_work):
                 yield advance
         except Exception:
-            self._at_work.remove(at_work)  # its error reports the place
+            self._at_work.remove(at_work)  # the error itself names the step
             raise
         with self._lock:
-            self._foresee()
+            self._estimate()
             took = time.monotonic() - at_work.began
             self._at_work.remove(at_work)
         self.say(f"{step.title}: done, {_count(total, step.unit)} in {took:.0f} s")
@@ -170,7 +172,7 @@ class Progress:
             at_work.pace.workers = self._workers if step.folder == "shards" else 1
             self._at_work.append(at_work)
             self._does = ""
-            self._foresee()
+            self._estimate()
         if self._heart is not None:
             self._heart.now()
         elif self._store is not None:
@@ -179,28 +181,28 @@ class Progress:
         return at_work
 
     def _begun(self, step: Step) -> int:
-        """Returns the number of a step that starts, from 1."""
-        number = next(number for number, node in self._behind.items() if node.step is step)
-        del self._behind[number]
+        """Removes a step from the waiting ones; returns its number, counted from 1."""
+        number = next(number for number, node in self._waiting.items() if node.step is step)
+        del self._waiting[number]
         return number
 
     def _find(self, step: Step) -> _AtWork | None:
         return next((each for each in self._at_work if each.step is step), None)
 
-    def _foresee(self) -> None:
-        """Updates the estimate of the later steps with the pace of the steps in progress."""
-        self._foreseen = time.monotonic()
+    def _estimate(self) -> None:
+        """Updates the estimate of the waiting steps with the pace of the steps in progress."""
+        self._estimated = time.monotonic()
         for each in self._at_work:
             if each.pace.made:
-                together = each.step.folder == "shards"  # else the start of the processes counts too
-                own = (self._foreseen - each.began) / each.pace.made
-                self._timings.add(each.step, each.pace.each or own if together else own)
-        self._rest = self._timings.rest(list(self._behind.values()), self._workers)
+                in_pool = each.step.folder == "shards"  # other steps start processes, which takes time too
+                elapsed = (self._estimated - each.began) / each.pace.made
+                self._timings.add(each.step, each.pace.each or elapsed if in_pool else elapsed)
+        self._rest = self._timings.rest(list(self._waiting.values()), self._workers)
 
     @contextmanager
     def _shown(self, at_work: _AtWork) -> Iterator[None]:
-        """Returns the context that shows lines about a step; in a terminal those of all steps in progress are
-        shown together."""
+        """Returns a context that shows the progress of a step. A terminal shows all steps in progress
+        together."""
         if not self.terminal:
             with lines_now_and_then(partial(self._view, at_work), self.say):
                 yield
@@ -241,7 +243,7 @@ class Progress:
                 return Beat(number=self._number, of=len(self._nodes), does="between steps")
             at_work, *others = self._at_work
             view = self._view(at_work)
-            beside = [f"beside it {other.title}, {other.counts}" for other in map(self._view, others)]
+            beside = [f"concurrently {other.title}, {other.counts}" for other in map(self._view, others)]
             return Beat(
                 step=at_work.step.name,
                 title=view.title,

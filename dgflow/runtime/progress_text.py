@@ -1,4 +1,4 @@
-"""The progress of a step in words: live lines for a terminal, of any width, and single lines for a log."""
+"""Formats the progress of a step: live lines for a terminal of any width, and single lines for a log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class View:
-    """A step in progress, and the run around it."""
+    """The progress of a step, and of the run to which it belongs."""
 
     title: str
     number: int  # counted from 1
@@ -36,7 +36,7 @@ class View:
     left: float | None  # seconds; None while unknown
     rest: float = 0.0  # seconds of the later steps, as far as they have been timed
     untimed: int = 0  # later steps without a timing
-    note: Mapping[str, Any] = field(default_factory=dict)  # within the current part
+    note: Mapping[str, Any] = field(default_factory=dict)  # progress within the current part
 
     @property
     def place(self) -> str:
@@ -48,8 +48,8 @@ class View:
 
     @property
     def within(self) -> str:
-        """Describes the progress within a part: `step 120 of 400, loss 0.1234` of an epoch, `12 of 40 pieces`
-        of a result; empty for neither."""
+        """The progress within the current part: `step 120 of 400, loss 0.1234` for an epoch, `12 of 40
+        pieces` for a result; otherwise empty."""
         if "step" in self.note:
             return within_epoch(self.note)
         return f"{self.note['pieces']:,} of {self.note['of']:,} pieces" if "pieces" in self.note else ""
@@ -60,7 +60,7 @@ class View:
 
     @property
     def run_left(self) -> float | None:
-        """The seconds of this step and of the later steps that have been timed."""
+        """The remaining seconds of this step and of the later steps that have been timed; None if unknown."""
         return None if self.left is None else self.left + self.rest
 
     @property
@@ -74,14 +74,14 @@ class View:
         return f"run: about {duration(self.run_left)} left{f' + {steps}' if steps else ''}"
 
     def line(self) -> str:
-        """Returns everything as one line of a log."""
+        """Returns one line for a log."""
         within = f" ({self.within})" if self.within else ""
         run = f"; {self.run}" if self.run else ""
         counts = f"{self.counts}{within}, {duration(self.elapsed)} so far, {self.step_left}"
         return f"{self.place}: {counts}{run}"
 
     def rows(self, width: int) -> list[str]:
-        """Returns the lines for a terminal of that many columns."""
+        """Returns the lines for a terminal that has `width` columns."""
         done = self.done + (self.note["step"] / self.note["steps"] if "step" in self.note else 0.0)
         filled = round(BAR * min(1.0, done / self.total)) if self.total else 0
         bar = "━" * filled + "─" * (BAR - filled)
@@ -102,7 +102,7 @@ def _fitted(row: str, width: int) -> str:
 
 @contextmanager
 def live(views: Callable[[], list[View]]) -> Iterator[None]:
-    """Shows the views in the terminal while the context lasts."""
+    """Returns a context that shows the views in the terminal."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -124,9 +124,9 @@ def interval(age: float) -> float:
 
 @contextmanager
 def lines_now_and_then(view: Callable[[], View], say: Callable[[str], None]) -> Iterator[None]:
-    """Prints a line at the start, and further ones while the context lasts, at growing intervals."""
+    """Returns a context that prints a line at its start, and further lines at growing intervals."""
     first, ended = view(), threading.Event()
-    say(f"{first.place}: {first.counts} there, working")
+    say(f"{first.place}: {first.counts} done, working")
 
     def follow() -> None:
         last = time.monotonic()

@@ -1,7 +1,7 @@
-"""All uses of Ray outside its public interface, one function per use.
+"""All uses of Ray's private interfaces, one function per use.
 
-`pyproject.toml` bounds Ray to the minor versions that `tests/runtime/test_ray_private.py` passes with.
-Imports are inside the functions, so that a process without Ray does not load it for these.
+`pyproject.toml` limits Ray to the minor versions with which `tests/runtime/test_ray_private.py` passes.
+Imports are inside the functions, so importing this module does not load Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def _part(name: str) -> Iterator[None]:
-    """Raises ImportError, which says what to do, if this Ray has no such part."""
+    """Returns a context that raises ImportError, which says what to do, if Ray lacks the interface `name`."""
     try:
         yield
     except (ImportError, AttributeError) as error:
@@ -29,9 +29,10 @@ def _part(name: str) -> Iterator[None]:
 def start_on_loopback() -> None:
     """Starts Ray in this process, listening only on 127.0.0.1, without a dashboard.
 
-    Otherwise Ray replaces 127.0.0.1 by this host's own address and listens on all. Its environment variable
-    for that would be inherited by this process's children. The autoscaler's monitor and the log monitor are
-    left out: a single machine does not need them, and each takes a second of CPU to start.
+    By default Ray replaces 127.0.0.1 by the host's own address and listens on all interfaces. An environment
+    variable of Ray would prevent this, but child processes would inherit it, so a constant is set instead.
+    The autoscaler's monitor and the log monitor are not started: a single machine does not need them, and
+    each takes a second of CPU to start.
 
     Raises ValueError if Ray's processes do not answer in the time that Ray gives them.
     """
@@ -63,7 +64,7 @@ def start_on_loopback() -> None:
 
 @contextmanager
 def _without_monitors() -> Iterator[None]:
-    """Context in which Ray starts without the autoscaler's monitor and without the log monitor."""
+    """Returns a context in which Ray starts neither the autoscaler's monitor nor the log monitor."""
     with _part("ray._private.node.Node"):
         from ray._private import node
 
@@ -81,8 +82,8 @@ def _without_monitors() -> Iterator[None]:
 
 
 def running_cluster() -> str | None:
-    """Returns the address that RAY_ADDRESS=auto means: that of a cluster that runs here, or that was last
-    started here and may have ended; None without one."""
+    """Returns the address to which Ray resolves RAY_ADDRESS=auto; None if there is none. It belongs to a
+    cluster that runs on this host, or to the last one that was started here, which may have ended."""
     with _part("ray._private.services.get_ray_address_from_environment"):
         from ray._private.services import get_ray_address_from_environment
     try:
@@ -102,13 +103,13 @@ def error_log() -> str:
 
 
 def reported_maximum() -> Mapping[str, float] | None:
-    """Returns the resources up to which the cluster's autoscaler may grow it, as far as it has reported
+    """Returns the resources to which the autoscaler may grow the cluster; None if it has not reported
     them."""
     with _part("ray._private.state.state.get_max_resources_from_cluster_config"):
         from ray._private.state import state
 
-        ask = state.get_max_resources_from_cluster_config
-    return ask()
+        query = state.get_max_resources_from_cluster_config
+    return query()
 
 
 def has_autoscaler() -> bool:
@@ -119,14 +120,14 @@ def has_autoscaler() -> bool:
 
 
 def set_note(name: str) -> None:
-    """Leaves a note on the cluster, visible to every connected process."""
+    """Sets a flag in the cluster's key-value store, visible to every connected process."""
     with _part("ray.experimental.internal_kv._internal_kv_put"):
         from ray.experimental.internal_kv import _internal_kv_put
     _internal_kv_put(name.encode(), b"1")
 
 
 def has_note(name: str) -> bool:
-    """True if the note exists."""
+    """True if the flag is set."""
     with _part("ray.experimental.internal_kv._internal_kv_exists"):
         from ray.experimental.internal_kv import _internal_kv_exists
     return _internal_kv_exists(name.encode())
@@ -146,7 +147,7 @@ def is_error_of_ray_train(error: BaseException) -> bool:
 
 
 def is_start_timeout(error: BaseException | None) -> bool:
-    """True if workers of a training did not start in time, for example because there is no room for them."""
+    """True if the workers of a training did not start in time, for example for lack of resources."""
     with _part("ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError"):
         from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     return isinstance(error, WorkerGroupStartupTimeoutError)
@@ -162,9 +163,9 @@ def raised_by_worker(failure: Exception) -> BaseException:
 
 
 def is_preempted() -> bool:
-    """True, in a worker of Ray Train, if the host of one of the workers will be reclaimed.
+    """True if the host of any worker of this training will be reclaimed; called in a worker of Ray Train.
 
-    Ray Train queries the cluster every 5 s, and informs each worker. Reading that costs nothing; the public
+    Ray Train queries the cluster every 5 s and informs each worker, so the call makes no request. The public
     function is a barrier of all workers.
     """
     with _part("ray.train.v2._internal.execution.context.get_train_context().preemption_context"):
@@ -174,9 +175,9 @@ def is_preempted() -> bool:
 
 
 def draining() -> set[str]:
-    """Returns the ids of the hosts that will be reclaimed, on which nothing new is placed."""
+    """Returns the ids of the hosts that will be reclaimed and receive no new work."""
     with _part("ray._private.state.state.get_draining_nodes"):
         from ray._private.state import state
 
-        ask = state.get_draining_nodes
-    return set(ask())
+        query = state.get_draining_nodes
+    return set(query())

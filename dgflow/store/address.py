@@ -15,7 +15,7 @@ from dgflow.store.open import open_store
 from dgflow.store.receipts import Manifest, parse_record
 from dgflow.store.step_store import StepStore, read_step
 
-# A name holds only the characters of a step's folder, so no message can repeat a secret from an address.
+# A name consists of the characters of a step's folder, so a message with it never repeats a secret.
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _SLICE = re.compile(r"\[\d*:\d+\]$")
@@ -137,7 +137,10 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def step_name(store: ObjectStore, name: str) -> str:
-    """The only step in a root whose name begins with `name`. Raises ValueError that lists the steps there."""
+    """Find the only step in a root whose name begins with `name`.
+
+    Raises ValueError, which lists the steps of the root, if there is none or more than one.
+    """
     names = step_names(store)
     fitting = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(fitting) == 1:
@@ -145,13 +148,13 @@ def step_name(store: ObjectStore, name: str) -> str:
     shown = fitting or [each for each in names if each.partition("-")[0] == name.partition("-")[0]] or names
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     listed = ", ".join(shown[:SHOWN]) + more
-    many = f"{len(fitting)} that do: {listed}; give more of its name"
-    found = many if fitting else f"the steps {listed}; give one of these" if names else "no steps"
+    ambiguous = f"{len(fitting)} of that prefix: {listed}; give more of its name"
+    found = ambiguous if fitting else f"the steps {listed}; give one of these" if names else "no steps"
     raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {found}")
 
 
 def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
-    """The manifest that holds the range, or the longest."""
+    """Choose the manifest that holds the range; without a range, the longest one."""
     manifests = sealed_slices(step_store)
     where = f"{step_store.name} in {step_store.store.url}"
     if wanted is None:
@@ -164,26 +167,26 @@ def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
         there = f"the sealed slices {_listed(manifests)}" if manifests else "none"
         raise ValueError(
             f"expected {asked} of {where}, found {there} ({shards:,} shards are done);"
-            " run the recipe that asks for these samples to its end"
+            " run the recipe that uses these samples, until it is done"
         )
     if len({each.inputs_sha256 for each in fitting}) > 1:
         raise ValueError(
             f"expected {asked} of {where}, found several, made from different inputs: "
-            f"{_listed(fitting, inputs=True)}; give a range that only one of them holds, or remove the files "
-            f"of those that are out of date from {step_store.name}/manifests"
+            f"{_listed(fitting, inputs=True)}; give a range that only one of them holds, or delete the "
+            f"outdated manifests from {step_store.name}/manifests"
         )
     longest = max(each.stop - each.start for each in fitting)
     best = [each for each in fitting if each.stop - each.start == longest]
     if wanted is None and len(best) > 1:
         raise ValueError(
-            f"expected {asked} of {where}, found several of the same length: {_listed(best)}; add the one "
-            "you mean, [start:stop]"
+            f"expected {asked} of {where}, found several of the same length: {_listed(best)}; add one of "
+            "them, [start:stop], to the address"
         )
     return best[0]
 
 
 def sealed_slices(step_store: StepStore) -> list[Manifest]:
-    """The manifests of a step, by their ranges. Raises CorruptObject for one that does not parse."""
+    """Read the manifests of a step, sorted by range. Raises CorruptObject for one that does not parse."""
     folder, store = f"{step_store.name}/manifests", step_store.store
     keys = [entry.key for entry in store.list(folder)]
     keys = [key for key in keys if _MANIFEST.fullmatch(key.removeprefix(f"{folder}/"))]

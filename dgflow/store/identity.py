@@ -3,8 +3,8 @@
 Equal values have equal text on every machine and Python version; a value without a stable text raises an
 error that names its path. The text is JSON in UTF-8 with keys sorted by code point, no spaces, tuples as
 lists, and floats as Python's shortest `repr`, so that a whole number reads `2.0` as a float and `2` as an
-integer. Types are matched exactly, not by inheritance: a `StrEnum` or a numpy scalar prints like its base
-type only as long as its library keeps it so.
+integer. Types are matched exactly, not by inheritance: the text of a subclass, such as a `StrEnum` or a numpy
+scalar, could change with its library.
 """
 
 import hashlib
@@ -96,19 +96,19 @@ def _check(value: Any, path: str) -> None:
 
 def _check_text(text: str, path: str) -> None:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise _refusal(path, "a string with a lone surrogate", "use text that UTF-8 can hold")
+        raise _refusal(path, "a string with a lone surrogate", "use text that can be encoded in UTF-8")
 
 
 def _remedy(value: Any) -> str:
     if callable(value):
-        return "a function has no stable form: give a name, or the numbers that it stands for"
+        return "a function has no stable form: give a name, or the numbers that define it"
     if hasattr(value, "tolist"):
         return "call .item() or .tolist() on it"
     if isinstance(value, bytes | bytearray):
         return "give text, or the sha256 of the bytes"
     if hasattr(value, "value") and hasattr(value, "name"):
         return "give the .value of the enum"
-    return "give its plain fields instead"
+    return "give its fields as plain values instead"
 
 
 def _refusal(path: str, found: str, remedy: str) -> ValueError:

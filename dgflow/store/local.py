@@ -29,7 +29,7 @@ _TEMPORARY = ".tmp"
 _ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
 
 _FREE = "free some space there, or use another root, and run again: nothing is lost"
-_FILE = ("the root, or a part of its path, is a file and not a folder", "use a folder as the root")
+_FILE = ("the root, or a parent of it, is a file and not a folder", "use a folder as the root")
 _EXPLAINED = {
     errno.ENOSPC: ("the disk is full", _FREE),
     errno.EDQUOT: ("the disk quota is used up", _FREE),
@@ -37,12 +37,12 @@ _EXPLAINED = {
     errno.EACCES: ("permission denied", "give this user access to it, or use another root"),
     errno.ENOTDIR: _FILE,
     errno.EEXIST: _FILE,
-    errno.EISDIR: ("there is a folder in the object's place", "use a root that nothing else writes to"),
+    errno.EISDIR: ("a folder has the object's name", "use a root that nothing else writes to"),
     errno.ENAMETOOLONG: ("the path is too long", "use a root with a shorter path"),
 }
 _NO_LINKS = (
-    "the file system has no hard links",
-    "use a root on a file system that has them, or s3://bucket/prefix",
+    "the file system does not support hard links",
+    "use a root on a file system that does, or s3://bucket/prefix",
 )
 
 
@@ -52,7 +52,7 @@ class LocalStore:
     shared = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Make `root` absolute, for workers with another working directory.
+        """Make `root` absolute, because workers may have another working directory.
 
         Raises StoreError if `root` is a file or lies below one.
         """
@@ -137,13 +137,15 @@ class LocalStore:
                 os.rmdir(folder)
 
     def now(self) -> float:
-        """The modification time of a file written now: on a network disk, the server's clock. This host's
-        clock if nothing can be written, or if there is no root yet.
+        """The time by the clock of the file system, which on a network disk is the server's clock.
+
+        Read from the modification time of a new file. This host's clock if the root does not exist or is not
+        writable.
         """
         if not self.root.is_dir():
             return time.time()
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
-        with self._errors("ask the time"):
+        with self._errors("read the time"):
             try:
                 _make_folder(temporary.parent)
                 with open(temporary, "xb") as file:
@@ -167,8 +169,7 @@ class LocalStore:
         self._sweep(folder)
         temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
-            # Not tempfile.mkstemp: its files are readable by one user only, and a root may be shared by a
-            # group.
+            # Not tempfile.mkstemp: only its user may read its files, but a group may share a root.
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
             )
@@ -200,15 +201,16 @@ class LocalStore:
         except StoreError:
             raise
         except OSError as error:
-            if (known := _EXPLAINED.get(error.errno or 0)) is not None:
+            if (explained := _EXPLAINED.get(error.errno or 0)) is not None:
                 kind = StoreDenied if error.errno in (errno.EROFS, errno.EACCES) else StoreRefusal
-                raise store_error(attempted, self.url, *known, kind=kind) from error
-            other = (error.strerror or str(error), "see that the root can be read and written, and run again")
-            raise store_error(attempted, self.url, *other) from error
+                raise store_error(attempted, self.url, *explained, kind=kind) from error
+            remedy = "check that the root can be read and written, and run again"
+            raise store_error(attempted, self.url, error.strerror or str(error), remedy) from error
 
     def _check_root(self) -> None:
-        """Raise StoreError if the root is not a folder or lies below a file, rather than report a missing
-        object.
+        """Raise NotADirectoryError if the root is a file or lies below one.
+
+        Otherwise a wrong root would look like a missing object.
         """
         if self.root.is_dir():
             return

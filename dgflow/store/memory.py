@@ -73,5 +73,5 @@ class MemoryStore:
 def _reopen(name: str, pid: int) -> MemoryStore:
     if pid != os.getpid():
         remedy = "use a path or s3://bucket/prefix as the root"
-        raise store_error("open it", f"memory://{name}", "it lives in another process", remedy)
+        raise store_error("open it", f"memory://{name}", "it exists only in another process", remedy)
     return MemoryStore(name)

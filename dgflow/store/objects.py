@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# Bytes. Two racing multipart uploads have both been seen to win; of racing single-part uploads, one wins.
+# Bytes. Of racing single-part uploads exactly one succeeds; two racing multipart uploads have both succeeded.
 LARGEST_CREATE = 64 * 2**20
 
 _NOT_EXCLUSIVE = (
-    "the store replaced an object where it was asked to create one (on S3 a PUT with `If-None-Match: *`, on "
-    "a disk a hard link to a name that exists), so that results could be committed twice",
-    "use a store that refuses this, such as a disk of this host, Amazon S3, or a present version of MinIO, "
+    "the store replaced an existing object by an exclusive create (on S3 a PUT with `If-None-Match: *`, on "
+    "a disk a hard link), so results could be committed twice",
+    "use a store that refuses this, such as a disk of this host, Amazon S3, or a current version of MinIO, "
     "Ceph, R2 or SeaweedFS, and no proxy that drops the header",
 )
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
@@ -42,13 +42,13 @@ def store_error(
 
 
 def check_exclusive(store: "ObjectStore", key: str) -> None:
-    """Raise StoreRefusal if the store's `create` replaces an existing object; tested on `key` with that
-    object's own bytes.
+    """Raise StoreRefusal if the store's `create` replaces an existing object.
 
-    Committing results exactly once relies on this. Costs two requests: a read, and a create that must fail.
+    Commits rely on an exclusive create. The check creates `key` again with its own bytes, which must fail; it
+    takes two requests.
     """
     if store.create(key, store.get(key)):
-        raise store_error(f"rely on what is written to {key}", store.url, *_NOT_EXCLUSIVE, kind=StoreRefusal)
+        raise store_error(f"create {key} exclusively", store.url, *_NOT_EXCLUSIVE, kind=StoreRefusal)
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,23 @@ class ObjectStore(Protocol):
         ...
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        """Get several objects, in the order of `keys`, concurrently where that helps. Raises the errors of
+        """Get several objects, in the order of `keys`; S3 reads them concurrently. Raises the errors of
         `get`.
         """
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace an object. Only for content-addressed data and advisory records: nothing protects
-        the old bytes.
+        """Write or replace an object. Only for content-addressed data and advisory records, because the old
+        bytes are lost.
         """
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create an object: True if this call created it; False if it existed already, which leaves it
-        unchanged.
+        """Create an object; returns True if this call created it, False if it existed, in which case it is
+        left unchanged.
 
-        `data` has 1 to LARGEST_CREATE bytes: on S3 an empty conditional write does not report that it lost.
+        `data` has 1 to LARGEST_CREATE bytes: on S3 an empty conditional write does not report that another
+        writer won.
         """
         ...
 
@@ -108,8 +109,8 @@ class ObjectStore(Protocol):
         ...
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
-        """List the names of folders and objects directly in the root, sorted, by one request, regardless of
-        the number of objects.
+        """List the names of folders and objects directly in the root, sorted. On S3 this takes one request
+        per 1,000 names, regardless of the number of objects.
         """
         ...
 
@@ -137,8 +138,8 @@ def check_new(key: str, data: bytes) -> None:
     check_key(key)
     if not data:
         raise ValueError(
-            f"expected at least one byte to create {key!r}, found none: an empty exclusive write cannot "
-            "report a loss"
+            f"expected at least one byte to create {key!r}, found none: an empty exclusive write does not "
+            "report that another writer won"
         )
 
 

@@ -23,7 +23,7 @@ class Process(BaseModel):
 
 
 def this_process() -> Process | None:
-    """Identify this process; None if the system does not provide the facts."""
+    """Identify this process; None if the system does not provide the information."""
     return _process(os.getpid())
 
 
@@ -36,10 +36,10 @@ def has_ended(process: Process) -> bool | None:
 
 
 def _process(pid: int) -> Process | None:
-    """The process with this number now; None where there is none, or only its remains."""
+    """Identify the process that now has this id; None if there is none, or only a zombie."""
     proc = Path("/proc")
     try:
-        # The name of the program stands in brackets, and may hold anything.
+        # The program's name is in parentheses and may contain any character.
         state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
         if state in "ZX":
             return None

@@ -39,7 +39,7 @@ class Receipt(_Record):
     number: int
     key: str  # key of the data object, relative to the store's root
     sha256: Sha256  # digest of the data object's bytes
-    rows_sha256: Sha256  # digest of the decoded rows, or whatever the step compares its artefacts by
+    rows_sha256: Sha256  # digest of the content: of a shard's decoded rows, or as the kind of step defines it
     bytes: int
     start: int | None  # sample indices [start, stop); None for data other than samples
     stop: int | None
@@ -83,7 +83,7 @@ class Manifest(_Record):
     inputs: dict[str, str]
     inputs_sha256: Sha256
     entries: tuple[ManifestEntry, ...]
-    remarks: tuple[str, ...] = ()  # remarks for readers, such as on images that were skipped
+    remarks: tuple[str, ...] = ()  # notes for a human reader, such as the images that were skipped
 
     @property
     def digest(self) -> str:

@@ -124,7 +124,7 @@ class Beat(_Advisory):
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver with a heartbeat that it has not removed: it is at work, or it was killed."""
+    """A driver whose heartbeat is still in the root: it is running, or it was killed."""
 
     record: RunRecord
     beat: Beat
@@ -172,20 +172,20 @@ def drivers(store: ObjectStore, now: float | None = None) -> list[Driver]:
         return []
     moment = store.now() if now is None else now
     found: list[Driver] = []
-    signs = _read(store, beats, Beat)
+    contents = _read(store, beats, Beat)
     keys = {entry.key: record_key(_id(entry.key)) for entry in beats}
-    known = _read(store, [Entry(key, 0, 0.0) for key in keys.values()], RunRecord)
+    records_by_key = _read(store, [Entry(key, 0, 0.0) for key in keys.values()], RunRecord)
     for entry in beats:
-        record = known.get(keys[entry.key]) or _unknown(_id(entry.key))
+        record = records_by_key.get(keys[entry.key]) or _unknown(_id(entry.key))
         silent = max(0.0, moment - entry.modified)
         ended = None if record.process is None else has_ended(record.process)
         alive = not ended and (ended is False or silent < STALE_SECONDS)
-        found.append(Driver(record, signs.get(entry.key, Beat()), entry.modified, silent, alive))
+        found.append(Driver(record, contents.get(entry.key, Beat()), entry.modified, silent, alive))
     return sorted(found, key=lambda driver: driver.record.id)
 
 
 def alive(store: ObjectStore, now: float | None = None) -> list[Driver]:
-    """The drivers that are now at work in a root."""
+    """The drivers that are running in a root now."""
     return [driver for driver in drivers(store, now) if driver.alive]
 
 

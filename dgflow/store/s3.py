@@ -4,9 +4,10 @@ R2, ...).
 Endpoint, region and credentials come from the usual AWS environment, profile or role, and are read at the
 first request. An instance holds only the bucket and prefix, so a pickle of it contains no secret.
 
-A create that is repeated after a lost reply meets its own object and looks like a loss. Retries by botocore
-and s3fs are turned off here; retries by aiohttp beneath them cannot be. Therefore every create writes a
-unique name into the object's metadata, and a create that seems lost checks whose name the object has.
+A create that is repeated after a lost reply finds its own object and appears to have lost the race. Retries
+by botocore and s3fs are turned off here; those of aiohttp, below them, cannot be. Therefore every create
+writes a unique name into the object's metadata, and a create that was refused compares the object's name with
+its own.
 """
 
 import contextlib
@@ -85,7 +86,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         path = f"{self._bucket}/{self._root}{check_key(key)}"
         # One request, not s3fs's HEAD and ranges: receipts are many and small.
-        data = self.request(f"read {key}", lambda fs: fs.cat_file(path, max_concurrency=1), may_lack=True)
+        data = self.request(f"read {key}", lambda fs: fs.cat_file(path, max_concurrency=1), missing_ok=True)
         if data is None:
             raise FileNotFoundError(f"no object {key!r} in {self.url}")
         return data
@@ -115,7 +116,7 @@ class S3Store:
                 filesystem.pipe_file(
                     path, data, mode="create", Metadata={_WRITER: writer}, timeout=_write_seconds(data)
                 )
-            except OSError as error:  # s3fs has no exception of its own for a precondition that failed
+            except OSError as error:  # s3fs has no specific exception for a failed precondition
                 if status(error) == 412:
                     return False
                 raise
@@ -168,7 +169,7 @@ class S3Store:
         self.request(
             f"delete {key}",
             lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name),
-            may_lack=True,
+            missing_ok=True,
         )
 
     def now(self) -> float:
@@ -178,12 +179,12 @@ class S3Store:
             try:
                 reply: Any = filesystem.call_s3("head_object", Bucket=self._bucket, Key=name)
             except OSError as error:
-                if status(error) != 404 or (known := client_error(error)) is None:
+                if status(error) != 404 or (service_error := client_error(error)) is None:
                     raise
-                reply = known.response  # every reply has the server's time
+                reply = service_error.response  # every reply has the server's time
             return reply["ResponseMetadata"]["HTTPHeaders"]["date"]
 
-        return parsedate_to_datetime(self.request("ask the time", date)).timestamp()
+        return parsedate_to_datetime(self.request("read the time", date)).timestamp()
 
     def _written_by(self, writer: str, key: str) -> bool:
         head = self._head(key)
@@ -194,13 +195,13 @@ class S3Store:
         return self.request(
             f"look up {key}",
             lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name),
-            may_lack=True,
+            missing_ok=True,
         )
 
     def request(
-        self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False
+        self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], missing_ok: bool = False
     ) -> Any:
-        """Make a request, retried after transient errors; with `may_lack`, None if there is no object.
+        """Make a request, retried after transient errors; with `missing_ok`, None if there is no object.
 
         If a store that has responded before, here or where this instance was pickled, becomes unreachable,
         the request is retried for PATIENCE seconds, so that a run continues once the store is back. A store
@@ -214,7 +215,7 @@ class S3Store:
             try:
                 reply = call(self._filesystem())
             except RAISED as error:
-                if may_lack and is_missing(error):
+                if missing_ok and is_missing(error):
                     self._heard()
                     return None
                 if is_foreign(error):
@@ -242,7 +243,7 @@ class S3Store:
             self._silent_since = time.monotonic()
             message = "%s does not answer (%s: %s); waiting up to %.0f s for it"
             if is_of_credentials(error):
-                message = "%s is asked without valid credentials (%s: %s); waiting up to %.0f s for new ones"
+                message = "no valid credentials for %s (%s: %s); waiting up to %.0f s for new ones"
             _log.warning(message, self.url, type(error).__name__, error, PATIENCE)
 
     def _heard(self) -> None:
@@ -252,10 +253,10 @@ class S3Store:
             _log.warning("%s answers again, %.0f s later", self.url, time.monotonic() - since)
 
     def _filesystem(self) -> s3fs.S3FileSystem:
-        """The connection of this process; each process has its own, as fsspec's event loop does not survive a
-        fork.
+        """The connection of this process. Each process has its own, because fsspec's event loop does not
+        survive a fork.
 
-        An inherited connection is kept and not closed, as its sockets belong to the parent.
+        A connection inherited from the parent is not closed, because its sockets belong to the parent.
         """
         if (pid := os.getpid()) not in self._connections:
             check_configuration()

@@ -1,4 +1,4 @@
-"""Check the S3 settings in the environment, and refuse those with which no request should be made."""
+"""Validate the S3 settings in the environment before any request."""
 
 import ipaddress
 import os
@@ -20,7 +20,7 @@ def _variable() -> str:
 
 
 def check_configuration() -> None:
-    """Raise ValueError for settings in the environment with which no request should be made."""
+    """Raise ValueError for an invalid or insecure endpoint, or for a missing file of certificates."""
     check_endpoint(configured_endpoint())
     if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.path.exists(bundle):
         raise ValueError(
@@ -46,10 +46,10 @@ def check_endpoint(endpoint: str | None) -> None:
         )
     if parts.scheme == "http" and not _is_loopback(parts.hostname) and os.environ.get(PLAIN_HTTP) != "1":
         raise ValueError(
-            f"expected an endpoint of S3 that begins with https://, found {endpoint}: without TLS whoever is "
-            "on the way can read and alter the data, and read the requests' signatures (secret keys are not "
-            f"sent). Use https://, with AWS_CA_BUNDLE for a certificate of your own, or set {PLAIN_HTTP}=1, "
-            "on every host, where the network is yours alone"
+            f"expected an endpoint of S3 that begins with https://, found {endpoint}: without TLS anyone on "
+            "the network path can read and alter the data, and read the requests' signatures (secret keys "
+            "are not sent). Use https://, with AWS_CA_BUNDLE for a private certificate, or set "
+            f"{PLAIN_HTTP}=1 on every host if nobody else can access the network"
         )
 
 

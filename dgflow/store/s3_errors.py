@@ -77,7 +77,7 @@ def status(error: BaseException) -> int | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """True if the object does not exist; the bucket may."""
+    """True if the object does not exist; False if its bucket does not."""
     return status(error) == 404 and code(error) != "NoSuchBucket"
 
 
@@ -103,9 +103,9 @@ def is_of_credentials(error: BaseException) -> bool:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """True for an error of the program rather than of the service; no message here explains it."""
-    known = isinstance(error, RecursionError) or is_of_credentials(error) or is_transient(error)
-    return isinstance(error, RuntimeError) and not known
+    """True for an error of the program rather than of the service; it is raised unchanged."""
+    of_service = isinstance(error, RecursionError) or is_of_credentials(error) or is_transient(error)
+    return isinstance(error, RuntimeError) and not of_service
 
 
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
@@ -124,24 +124,27 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
     if untrusted := _certificate_error(error):
         return (
             f"the certificate of {where} is not trusted ({untrusted.verify_message})",
-            "for a server with a certificate of its own, give the file of the authority that signed it in "
-            "AWS_CA_BUNDLE, on every host; for any other, find out who answers there",
+            "if the server uses a private certificate authority, set AWS_CA_BUNDLE to that authority's "
+            "certificate file on every host; otherwise find out which server answers at that address",
         )
     if _speaks_plain_http(error):
-        return f"{where} answers without TLS", "correct AWS_ENDPOINT_URL: http:// in the place of https://"
+        return f"{where} answers without TLS", "correct AWS_ENDPOINT_URL: http:// instead of https://"
     # botocore follows a redirect without a region until the stack overflows.
     if number in (301, 302, 307, 308) or error_code in _OTHER_REGION or isinstance(error, RecursionError):
         return _other_region(error, bucket, where)
     if number == 501 or error_code == "NotImplemented":
         return (
-            f"{where} does not implement what was asked ({error_code or number}): conditional writes "
-            "(PUT with `If-None-Match: *`) are needed, so that nothing is committed twice",
-            "name a server that has them in AWS_ENDPOINT_URL, such as Amazon S3 or a present version of "
+            f"{where} does not implement the request ({error_code or number}): conditional writes "
+            "(PUT with `If-None-Match: *`) are required, so that nothing is committed twice",
+            "set AWS_ENDPOINT_URL to a server that supports them, such as Amazon S3 or a current version of "
             "MinIO, Ceph, R2 or SeaweedFS",
         )
     if isinstance(error, boto.ParamValidationError | boto.ValidationError):
         found = " ".join(str(error).split())
-        return f"botocore refuses it ({found})", "correct the name of the bucket, or AWS_DEFAULT_REGION"
+        return (
+            f"botocore refuses the request ({found})",
+            "correct the name of the bucket, or AWS_DEFAULT_REGION",
+        )
     if isinstance(error, boto.ProfileNotFound | boto.ConfigParseError | boto.ConfigNotFound):
         return str(error), "correct AWS_PROFILE, AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE"
     if error_code in ("NoSuchBucket", "InvalidBucketName"):
@@ -149,17 +152,17 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             f"there is no bucket {bucket!r} ({error_code})",
             "create it, or correct the url or AWS_ENDPOINT_URL",
         )
-    if number in (404, 405):  # for a listing or a write, more than an object is missing
+    if number in (404, 405):  # a listing or a write needs no object, so the bucket or the service is missing
         return (
-            f"{where} knows no such bucket or request ({error_code or number})",
-            f"see that bucket {bucket!r} is there, and that AWS_ENDPOINT_URL is the address of an S3 server",
+            f"{where} has no such bucket or request ({error_code or number})",
+            f"check that bucket {bucket!r} exists and that AWS_ENDPOINT_URL is the address of an S3 server",
         )
     if error_code == "RequestTimeTooSkewed":
-        return f"this host's clock is off ({error_code})", "set the clock"
+        return f"this host's clock is wrong ({error_code})", "set the clock"
     if number in (401, 403) or error_code in _UNKNOWN_KEYS:
         return (
             f"access denied ({error_code or number})",
-            f"check the credentials ({_KEYS}), and that they may get, put, list and delete in bucket "
+            f"check the credentials ({_KEYS}), and that they permit get, put, list and delete in bucket "
             f"{bucket!r}",
         )
     if number == 400 and error_code in (None, "400", "BadRequest"):  # a HEAD reply has no reason
@@ -189,14 +192,14 @@ def _other_region(error: BaseException, bucket: str, where: str) -> tuple[str, s
     region = headers.get("x-amz-bucket-region") or detail.get("Region") or detail.get("BucketRegion")
     if region:
         return (
-            f"bucket {bucket!r} is in the region {region}, and not in the one that was asked "
+            f"bucket {bucket!r} is in the region {region}, not in the requested one "
             f"({code(error) or status(error)})",
             f"set AWS_DEFAULT_REGION={region}, and no AWS_ENDPOINT_URL of another region",
         )
-    other = f", it names {detail['Endpoint']}" if detail.get("Endpoint") else ""
+    target = f" to {detail['Endpoint']}" if detail.get("Endpoint") else " to another endpoint"
     found = code(error) or status(error) or "redirect"
     return (
-        f"{where} sends elsewhere for bucket {bucket!r} ({found}{other})",
+        f"{where} redirects requests for bucket {bucket!r}{target} ({found})",
         "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to its server's own address",
     )
 

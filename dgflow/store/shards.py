@@ -140,8 +140,8 @@ def rows_sha256(columns: Columns) -> str:
 
 
 def check_shard(columns: Columns, start: int, stop: int) -> None:
-    """Raise ValueError, naming the column and the first bad index, unless the rows of the indices [start,
-    stop) are valid.
+    """Raise ValueError for invalid rows of the indices [start, stop); the message names the column and the
+    first bad index.
 
     Valid rows have an int64 column `index` equal to arange(start, stop), equal counts, dtypes bool, integer
     or float, and finite floats.
@@ -170,13 +170,15 @@ def check_shard(columns: Columns, start: int, stop: int) -> None:
                 bad = np.flatnonzero(~finite)
                 raise ValueError(
                     f"column {name!r}: expected finite values, found NaN or infinity at index "
-                    f"{start + bad[0]} (and in {bad.size} of {rows}"
-                    " rows in all); look for an overflow in reduced precision or a diverged network"
+                    f"{start + bad[0]} and in {bad.size} of {rows} rows in total; look for an overflow in "
+                    "reduced precision or a diverged network"
                 )
 
 
 def _check_columns(columns: Columns) -> int:
-    """The number of rows, which all columns share. Raises ValueError for columns that a shard cannot hold."""
+    """Check the columns and return their number of rows. Raises ValueError for columns that a shard cannot
+    hold.
+    """
     counts: dict[str, int] = {}
     for name, values in columns.items():
         if not name.isidentifier():
@@ -214,7 +216,7 @@ def _leaf(name: str, values: np.ndarray) -> str:
 
 
 def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
-    """The values, copied (Arrow's bools are bits), so that callers may write into them."""
+    """Copy the values to an array that callers may write to. Arrow stores bools as bits."""
     shape = (len(column), *(column.type.shape if isinstance(column.type, pa.FixedShapeTensorType) else ()))
     chunks = [
         chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks

@@ -57,9 +57,10 @@ class StepStore:
         self.name = f"{kind}-{fingerprint[:12]}"
 
     def declare(self, document: Mapping[str, Any], described: Mapping[str, Mapping[str, Any]] = {}) -> None:
-        """Record the step's document, once. `described` holds the documents, by name, of steps that its
-        fields name and that are not in the store. Raises StepMismatch, which lists the fields, if another
-        step is recorded.
+        """Record the step's document; idempotent.
+
+        `described` maps the names of steps that the document refers to, and that are not in the store, to
+        their documents. Raises StepMismatch, which lists the fields, if another step is recorded.
         """
         beside = {"described": dict(described)} if described else {}
         encoded = canonical_json(self._declaration(document) | beside).encode()
@@ -100,7 +101,7 @@ class StepStore:
 
     def newest(self, folder: str) -> dict[int, str]:
         """List the receipts with the same inputs as the latest receipt, by one request: number -> receipt
-        key. For readers without the recipe, which alone says which inputs are wanted.
+        key. For readers without the recipe, because only the recipe determines the current inputs.
         """
         listed = list(self._listed(folder))
         if not listed:
@@ -183,9 +184,9 @@ class StepStore:
         )
         encoded = receipt.encoded()
         created = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
-        if (
-            not created
-        ):  # may be damaged or an old orphan: writing it again makes it whole and too recent for gc
+        # An existing object may be damaged, or old and without a receipt: writing it again makes it intact
+        # and too recent for gc.
+        if not created:
             self.store.put(receipt.key, data)
         standing = self._create_record(self._receipt_key(receipt), receipt, encoded)
         if not created and standing.key == receipt.key and self.store.size(receipt.key) is None:
@@ -253,7 +254,7 @@ class StepStore:
         keys: Sequence[str],
         remarks: Sequence[str] = (),
     ) -> Manifest:
-        """Write the manifest of the samples [start, stop); `keys` are the receipts of its shards, in index
+        """Write the manifest of the samples [start, stop); `keys` are those of its shards' receipts, in index
         order.
 
         Raises ValueError if the shards are not those of the slice or of these inputs, CorruptObject if a data
@@ -267,7 +268,7 @@ class StepStore:
             changed = differences(standing.model_dump(), manifest.model_dump())
             raise StepMismatch(
                 f"{key} in {self.store.url} was sealed with other shards: {'; '.join(changed[:5])}. Keep "
-                "those, or use another root"
+                "the sealed shards, or use another root"
             )
         return manifest
 
@@ -293,7 +294,7 @@ class StepStore:
         except FileNotFoundError:
             return
         except CorruptObject as error:
-            _log.warning("a damaged receipt that nothing needs is removed: %s", error)
+            _log.warning("removing a damaged receipt that nothing refers to: %s", error)
             self.store.delete(key)
             return
         self.store.delete(key)
@@ -326,7 +327,7 @@ class StepStore:
         }
 
     def _create_record(self, key: str, record: Record, encoded: bytes) -> Record:
-        """Create a record, or return the existing one if another writer won or if the write succeeded despite
+        """Create a record; returns the existing one if another writer won, or if the write succeeded despite
         an error.
         """
         try:
@@ -360,8 +361,9 @@ class StepStore:
         return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
 
     def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
-        """Check all data by one listing, and by one request for each object that is missing there or has
-        another size.
+        """Raise CorruptObject if the data of an entry is missing or has another size.
+
+        Takes one listing, and one request per object that the listing lacks or shows with another size.
         """
         listed = {entry.key: entry.bytes for entry in self.store.list(f"{self.name}/data")}
         for entry in entries:

@@ -47,9 +47,9 @@ def split_url(text: str) -> tuple[str, str]:
     scheme, separator, rest = text.partition("://")
     if separator and scheme in ("s3", "memory") and re.search(r"[@?#]", rest):
         raise ValueError(
-            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them: take credentials "
-            "and options out of the url and"
-            " give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them; set credentials "
+            "and options in the environment instead (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_ENDPOINT_URL)"
         )
     if separator and scheme == "s3":
         return "s3", _checked_bucket(rest)
@@ -71,8 +71,8 @@ def _checked_bucket(rest: str) -> str:
         )
     if bucket.strip() != bucket or ":" in bucket or bucket == "~":
         raise ValueError(
-            f"expected s3://bucket/prefix, found {bucket!r} in the place of the bucket; a server of your own "
-            "is named by AWS_ENDPOINT_URL=https://host:port, and not by the url"
+            f"expected s3://bucket/prefix, found {bucket!r} instead of a bucket's name; to use another "
+            "server than Amazon S3, set AWS_ENDPOINT_URL=https://host:port"
         )
     if any(part in (".", "..") for part in rest.split("/")):
         raise ValueError(f"expected s3://bucket/prefix without '.' and '..', found s3://{rest}")
@@ -143,8 +143,8 @@ def _checked_path(path: str, text: str) -> str:
         raise ValueError(f"expected a path, found {text!r}{_suggested(path.lstrip('/'))}")
     if re.match(r"\$(\w+|\{\w+\})", path) and not os.path.lexists(path):
         raise ValueError(
-            f"expected a path, found {text!r}, with a variable that no shell has put its value in; take the "
-            "single quotes away, or write the path out"
+            f"expected a path, found {text!r}, with a shell variable that was not expanded; remove the "
+            "single quotes, or write the path in full"
         )
     expanded = _with_home(path, text)
     if not os.path.abspath(expanded).strip("/"):
@@ -163,5 +163,8 @@ def _with_home(path: str, text: str) -> str:
     with contextlib.suppress(RuntimeError):
         if user != "~" or os.environ.get("HOME", "unset"):
             return str(Path(path).expanduser())
-    remedy = "set HOME, or write the path out" if user == "~" else "correct the name, or write the path out"
-    raise ValueError(f"expected a path, found {text!r} and no home folder for {user} on this host; {remedy}")
+    remedy = "set HOME" if user == "~" else "correct the name"
+    raise ValueError(
+        f"expected a path, found {text!r} but no home folder for {user} on this host; "
+        f"{remedy}, or write the path in full"
+    )

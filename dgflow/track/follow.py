@@ -57,4 +57,4 @@ def follow(
 
 
 def _ended(record: runs.RunRecord) -> str:
-    return f"ended: {record.outcome}" if record.outcome else "ended without a word"
+    return f"ended: {record.outcome}" if record.outcome else "ended unexpectedly"

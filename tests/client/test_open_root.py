@@ -172,7 +172,7 @@ def test_every_kind_of_figure_becomes_a_picture(figure):
 MISTAKES = {
     "another kind": (lambda run: run.steps("generat"), "kind 'generat' in .*, found those of: evaluate, "),
     "another recipe": (lambda run: run.steps(recipe="x"), "of the recipe x in .*, found those of: digits"),
-    "several": (lambda run: run.step("generate"), "found 5 that do: generate-"),
+    "several": (lambda run: run.step("generate"), "found 5 of that prefix: generate-"),
     "no score": (lambda run: run.score("train-dis"), "expected a step of a score network, found train-dis"),
     "no epoch": (lambda run: run.score(epoch=9), "weights epoch:9 of train-score-.*, found 1 to 2"),
     "words": (lambda run: run.score(epoch="first"), 'a number, "last" or "best", found \'first\''),
@@ -269,7 +269,7 @@ def test_several_discriminators_are_listed(run, monkeypatch):
 
 def test_networks_of_another_root_are_refused(run):
     step, another = of_seed(run, 101, guided=True).spec, RecordedRoot(MemoryStore("another"))
-    with pytest.raises(ValueError, match="memory://another, found train-score-.*, which is not there"):
+    with pytest.raises(ValueError, match="memory://another, found train-score-.*, which is not in this root"):
         another.bind(step)
 
 

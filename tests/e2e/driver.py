@@ -31,7 +31,7 @@ def target(what: str, source: Path) -> Step:
 
 if __name__ == "__main__":
     what, root, source = sys.argv[1:]
-    if stale := os.environ.get("STALE_SECONDS"):  # of a driver's signs of life, for a driver that waits
+    if stale := os.environ.get("STALE_SECONDS"):  # age of another driver's heartbeat
         from dgflow.runtime.training import fit, lease
 
         lease.STALE_SECONDS = float(stale)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from dgflow import Evaluate
 from dgflow.cli.recipe import application
 from dgflow.cli.tool import main as tool
-from dgflow.engine.plan import look, plan
+from dgflow.engine.plan import plan, step_plan
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.images.sources import open_images
@@ -156,7 +156,7 @@ def test_deleted_shards_are_rebuilt_to_the_same_rows(root: Path, target: Evaluat
     others."""
     store, exact = open_store(str(root)), cpu() == MADE_ON
     view, known = Root(store), {}
-    for state in [look(view, node, known) for node in graph(target)]:
+    for state in [step_plan(view, node, known) for node in graph(target)]:
         step, steps = state.step, view.step_store(state.step)
         if not isinstance(step, SampleStep) or step.kind not in ("import-images", "generate"):
             continue

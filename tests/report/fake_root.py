@@ -22,7 +22,7 @@ from dgflow import (
     TrainDiscriminator,
     TrainScore,
 )
-from dgflow.engine.plan import look, plan
+from dgflow.engine.plan import plan, step_plan
 from dgflow.engine.root import Root
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep, Slice
@@ -127,7 +127,7 @@ def fill(
     """
     skipped, root, known = set(leave_out), Root(store), {}
     for node in graph(target):
-        made = look(root, node, known)
+        made = step_plan(root, node, known)
         if made.bound is None or made.complete:
             continue
         step, steps, inputs = made.step, root.step_store(made.step), made.bound.digests
@@ -179,7 +179,7 @@ def fill(
                 numbers = part.shards
                 if all(number in done for number in numbers):
                     steps.seal(part.start, part.stop, inputs, [done[number] for number in numbers])
-        look(root, node, known)
+        step_plan(root, node, known)
 
 
 def epoch_metrics(step: TrainStep, epoch: int) -> dict:

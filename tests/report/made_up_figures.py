@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from dgflow.engine.plan import look
+from dgflow.engine.plan import step_plan
 from dgflow.engine.root import Root
 from dgflow.specs.figures import Cloud, Curve, Figure, HeatMap, Lines, Metric, Pictures, PlanePlot, Table
 from dgflow.specs.graph import graph
@@ -144,7 +144,7 @@ def every_kind() -> list[Figure]:
 def commit_ladder(target: Ladder, store: ObjectStore) -> None:
     """Commits the file of a step whose evaluation exists."""
     root, known = Root(store), {}
-    made = [look(root, node, known) for node in graph(target)][-1]
+    made = [step_plan(root, node, known) for node in graph(target)][-1]
     assert made.bound is not None
     steps = root.step_store(made.step)
     steps.declare(made.step.document())

@@ -50,7 +50,7 @@ def test_another_weight_is_the_one_change_of_each_guided_step(filled):
     assert sum(line.strip() == "guidance[0].weight 2.0 -> 1.0" for line in lines) == 3
     steps = plan_json(plan(target, store), store)["steps"]
     reasons = {step["reason"] for step in steps if step["title"].startswith("generate seed 101, guided")}
-    assert reasons == {"differs from the nearest one there: guidance[0].weight 2.0 -> 1.0"}
+    assert reasons == {"differs from the most similar step: guidance[0].weight 2.0 -> 1.0"}
 
 
 def test_a_term_that_is_added_counts_as_all_of_its_fields(filled):

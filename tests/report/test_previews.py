@@ -142,7 +142,7 @@ def test_a_preview_that_cannot_be_written_is_told_and_the_shard_is_made(target, 
         work(target, store)(0)
     assert len(rows(target, store)) == 12
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"could not leave a preview of {target.step.name}: no space left on device"
+    assert line == f"could not write the preview of {target.step.name}: no space left on device"
 
 
 def test_a_shard_of_one_batch_leaves_none_as_it_is_committed_at_once(target):
@@ -214,7 +214,7 @@ def test_one_that_is_damaged_is_told_and_left_out(target, stopped, caplog):
 
 
 def at_work(target: Slice, store: ObjectStore) -> None:
-    """Writes the record and sign of life of a driver that runs this target."""
+    """Writes the record and heartbeat of a driver that runs this target."""
     steps = [
         RunStep(
             name=each.step.name,

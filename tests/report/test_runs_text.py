@@ -50,7 +50,7 @@ def test_a_run_between_two_steps_is_running_and_a_killed_one_is_not(unfinished, 
     rows = status_rows(plan(target, store), store, drivers=drivers(store))
     assert status_total(rows, drivers(store))["state"] == "stopped"
     (line,) = driver_lines(variants(store, clock.now)[0])
-    assert line.startswith("ended without a word: node-1, process 7; last sign of life 1 min 31 s ago")
+    assert line.startswith("ended unexpectedly: node-1, process 7; last heartbeat 1 min 31 s ago")
 
 
 def test_attempts_of_a_killed_driver_are_not_in_flight(unfinished, clock):

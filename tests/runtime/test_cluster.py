@@ -121,7 +121,7 @@ def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joi
     monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 8})
     with pytest.raises(
         ValueError,
-        match=r"the cluster has an autoscaler that may start nodes, which cannot all see the root "
+        match=r"the cluster has an autoscaler, and nodes that it starts may not see the root "
         r"mem.*--root s3://",
     ):
         cluster.connect(store)
@@ -158,5 +158,5 @@ def test_a_cluster_that_refuses_us_is_told_with_what_to_do(monkeypatch, tmp_path
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(ValueError, match="RAY_ADDRESS=auto does not let us in: .*RAY_AUTH_TOKEN"):
+    with pytest.raises(ValueError, match="RAY_ADDRESS=auto refuses this process: .*RAY_AUTH_TOKEN"):
         cluster.connect(open_store(str(tmp_path)))

@@ -1,5 +1,5 @@
-"""A run's record and signs of life, written by its driver: none by a run that only reuses, none left by one
-that ended, one left by a driver that was killed."""
+"""A run's record and heartbeat, written by its driver: none by a run that only reuses, none left by one that
+ended, one left by a driver that was killed."""
 
 import logging
 import os

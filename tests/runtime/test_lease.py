@@ -30,7 +30,7 @@ def steps(store: AgingStore) -> StepStore:
 
 @pytest.fixture
 def driver(steps: StepStore) -> Iterator[object]:
-    """Makes drivers of different hosts, whose signs of life are given by the test."""
+    """Makes drivers of different hosts, whose heartbeats are sent by the test."""
     made: list[Lease] = []
 
     def driver() -> Lease:

@@ -12,7 +12,7 @@ from inprocess import complete
 
 from dgflow import Generate, Heun, Pretrained, SongUNet
 from dgflow.engine.execute import result_of
-from dgflow.engine.plan import look
+from dgflow.engine.plan import step_plan
 from dgflow.engine.root import Root
 from dgflow.metrics.result import MetricResult
 from dgflow.networks.inception.spec import InceptionV3
@@ -99,10 +99,10 @@ def commit(store: ObjectStore, part: Slice, columns: Columns) -> None:
     step, root, known = part.step, Root(store), {}
     assert isinstance(step, SampleStep)
     for node in graph(step):
-        state = look(root, node, known)
+        state = step_plan(root, node, known)
         if isinstance(node.step, Pretrained) and not state.complete:
             _given(root.step_store(node.step), node.step)
-            look(root, node, known)
+            step_plan(root, node, known)
     assert state.bound is not None
     steps = root.step_store(step)
     steps.declare(step.document())

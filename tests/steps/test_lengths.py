@@ -200,7 +200,7 @@ def test_a_shard_that_is_damaged_or_gone_by_the_time_is_made(store, caplog):
     work(0)
     work(1)
     assert built == [("twice of stream", 0, 4), ("twice of stream", 4, 8)]
-    assert "shards/00000 is made, since it cannot be copied" in caplog.text
+    assert "shards/00000 cannot be copied and is rebuilt" in caplog.text
 
 
 def test_a_damaged_record_of_the_other_step_stops_nothing(store, caplog):
@@ -231,12 +231,12 @@ def test_a_plan_tells_what_is_copied_and_counts_the_work_of_the_rest(store):
     run(twice(8), store)
     waiting = state_of(twice(16), store)
     assert waiting.reason.endswith(
-        "up to 2 shards of another length are copied if made from the same samples"
+        "up to 2 shards are copied from a step of another length if made from the same samples"
     )
     complete(Take(images=STREAM[:16]), store)
     ready = state_of(twice(16), store)
     assert (ready.action, ready.amount, len(ready.missing)) == ("extend", 8, 4)
-    assert ready.reason == f"0 of 4 shards are there; 2 of another length are copied from {twice(8).name}"
+    assert ready.reason == f"0 of 4 shards are done; 2 are copied from {twice(8).name}, of another length"
 
 
 def test_decoded_samples_and_latents_read_from_a_source_grow_bit_for_bit(tmp_path, store, monkeypatch):

@@ -151,7 +151,7 @@ def test_parts_for_other_numbers_of_epochs_are_not_called_stale(source, tmp_path
     of_features = [each for each in plan(both, store) if isinstance(each.step, Features)]
     states = dict(zip((1, 2), of_features, strict=True))
     assert states[1].complete
-    assert (states[2].action, states[2].reason) == ("build", "made for other numbers of epochs so far")
+    assert (states[2].action, states[2].reason) == ("build", "built only for other numbers of epochs so far")
     assert root.step_store(states[2].step).committed("shards")
 
 

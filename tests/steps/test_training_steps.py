@@ -8,7 +8,7 @@ from steps.streaming import sealed
 from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
-from dgflow.engine.plan import look
+from dgflow.engine.plan import step_plan
 from dgflow.engine.root import Root
 from dgflow.runtime.training import checkpoints
 from dgflow.runtime.training import loop as training
@@ -243,7 +243,7 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
         steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu")
     )
     known = {}
-    states = {node.step.kind: look(root, node, known) for node in graph(target)}
+    states = {node.step.kind: step_plan(root, node, known) for node in graph(target)}
     assert states["generate"].action == "rebuild"
     assert "made from another score" in states["generate"].reason
     assert states["train-discriminator"].bound is None

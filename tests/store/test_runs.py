@@ -1,4 +1,4 @@
-"""Records of runs and signs of life: which drivers are at work in a root, judged by the store's clock and by
+"""Records of runs and heartbeats: which drivers are at work in a root, judged by the store's clock and by
 the process."""
 
 import os

@@ -145,7 +145,7 @@ def test_a_link_that_was_made_although_its_reply_was_lost_counts_as_ours(
         (errno.EDQUOT, "the disk quota is used up; free some space"),
         (errno.EROFS, "the file system is read-only; use a root that can be written to"),
         (errno.EACCES, "permission denied; give this user access"),
-        (errno.EIO, "Input/output error; see that the root can be read and written"),
+        (errno.EIO, "Input/output error; check that the root can be read and written"),
     ],
 )
 @pytest.mark.parametrize(
@@ -177,7 +177,8 @@ def test_a_file_system_without_hard_links_is_named(
 
     monkeypatch.setattr(os, "link", fail)
     with pytest.raises(
-        StoreError, match=r"could not create a in file://.*: the file system has no hard links; use a root"
+        StoreError,
+        match=r"could not create a in file://.*: the file system does not support hard links; use a root",
     ):
         store.create("a", b"x")
 
@@ -193,7 +194,7 @@ def test_a_file_as_the_root_is_refused_when_it_is_opened(tmp_path: Path) -> None
 def test_a_root_that_became_a_file_is_named_by_every_operation(store: LocalStore) -> None:
     store.root.write_text("not a folder")
     for attempted, attempt in attempts(store).items():
-        reason = "the root, or a part of its path, is a file and not a folder; use a folder"
+        reason = "the root, or a parent of it, is a file and not a folder; use a folder"
         message = rf"could not {attempted} in file://.*: {reason}"
         with pytest.raises(StoreError, match=message):
             attempt()
@@ -201,5 +202,5 @@ def test_a_root_that_became_a_file_is_named_by_every_operation(store: LocalStore
 
 def test_a_root_below_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StoreError, match="the root, or a part of its path, is a file and not a folder"):
+    with pytest.raises(StoreError, match="the root, or a parent of it, is a file and not a folder"):
         LocalStore(tmp_path / "file" / "root").put("a", b"x")

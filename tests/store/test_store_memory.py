@@ -29,5 +29,7 @@ class TestMemoryStore(StoreSuite):
     ) -> None:
         pickled = pickle.dumps(store)
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with pytest.raises(StoreError, match=r"lives in another process; use a path or s3://bucket/prefix"):
+        with pytest.raises(
+            StoreError, match=r"exists only in another process; use a path or s3://bucket/prefix"
+        ):
             pickle.loads(pickled)

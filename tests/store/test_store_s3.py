@@ -162,7 +162,7 @@ def test_an_endpoint_that_does_not_answer_is_named(s3_url: str, monkeypatch: pyt
     ["s3://key:hunter2@bucket/prefix", "s3://bucket/prefix?token=hunter2", "memory://user:hunter2@name"],
 )
 def test_credentials_in_a_url_are_refused_without_repeating_them(url: str) -> None:
-    with pytest.raises(ValueError, match="take credentials and options out of the url") as raised:
+    with pytest.raises(ValueError, match="set credentials and options in the environment instead") as raised:
         open_store(url)
     assert "hunter2" not in str(raised.value)
 

@@ -47,8 +47,8 @@ MISTYPED = {
     "runs/x\n": "did you mean runs/x?",
     "/~/runs": "did you mean ~/runs?",
     "~no-such-user/x": "no home folder for ~no-such-user",
-    "$HOME/x": "a variable that no shell",
-    "${ROOT}": "a variable that no shell",
+    "$HOME/x": "a shell variable that was not expanded",
+    "${ROOT}": "a shell variable that was not expanded",
 }
 
 

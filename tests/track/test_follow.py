@@ -34,7 +34,7 @@ class Heard:
 
 
 def driver(store, *, alive: bool) -> None:
-    """A run that is at work, by a sign of life of now; or that has ended."""
+    """A run that is at work, by a recent heartbeat; or that has ended."""
     record = run_record(RUN, None if alive else "done")
     store.put(record_key(RUN), record.model_dump_json().encode())
     if alive:
