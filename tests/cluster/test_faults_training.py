@@ -109,7 +109,7 @@ def test_a_notice_that_a_host_will_be_taken_away_makes_a_checkpoint_at_once_and_
     told = time.monotonic() - began
     safe = run.wait_for(lambda: steps.committed("steps"), "checkpoint within the epoch")
     print(f"step {max(safe)} is safe {time.monotonic() - began:.1f} s after the notice began ({told:.1f} s)")
-    run.says("training goes on with 1 worker")
+    run.says("training continues with 1 worker")
     shared.lose(leaving)
     run.finish(SECONDS)
     [receipt] = parts(root, step, "epochs").values()

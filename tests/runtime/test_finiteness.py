@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from dgflow.runtime.training.finiteness import Finite
-from dgflow.runtime.training.looks import EVERY, Looks, Wish
+from dgflow.runtime.training.syncs import EVERY, Syncs, Wish
 from dgflow.specs.training_task import TrainingTask
 
 
@@ -27,11 +27,11 @@ def task():
 
 def _worker(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    looks, total = Looks(Finite(task(), "train", 2), rank, 2, 0), torch.zeros((), dtype=torch.float64)
+    syncs, total = Syncs(Finite(task(), "train", 2), rank, 2, 0), torch.zeros((), dtype=torch.float64)
     for step in range(100, 200):
         total += float("inf") if rank == 1 and step == 112 else 1.0
         try:
-            looks.after(step - 99, total, Wish)
+            syncs.after(step - 99, total, Wish)
         except FloatingPointError as error:
             (folder / f"{rank}").write_text(f"{step} {error}")
             return
@@ -45,4 +45,4 @@ def test_all_workers_stop_at_the_same_step_with_the_epoch_in_the_message(tmp_pat
         "119 expected a finite training loss, found inf in epoch 2, step 20 of 100, of train"
     )
     assert other.startswith("119 expected a finite training loss, found NaN or infinity of another worker in")
-    assert "take .epoch(n) with n < 2" in own
+    assert "select one with .epoch(n), n < 2" in own

@@ -132,7 +132,7 @@ def test_after_the_loss_of_a_host_training_goes_on_with_fewer_and_grows_again(cl
     assert cluster.started == [2, 1, 3]
     assert cluster.told == [
         "training with 2 workers",
-        "training goes on with 1 worker: one was lost",
+        "training continues with 1 worker: one was lost",
         "training grows to 3 workers",
     ]
 

@@ -16,9 +16,9 @@ from dgflow import ImportImages, TrainDiscriminator, TrainScore
 from dgflow.runtime.training import checkpoints
 from dgflow.runtime.training.checkpoints import Checkpoints, Start
 from dgflow.runtime.training.finiteness import Finite
-from dgflow.runtime.training.looks import EVERY, SECONDS, Looks, Wish
 from dgflow.runtime.training.loop import train
 from dgflow.runtime.training.saver import Saver
+from dgflow.runtime.training.syncs import EVERY, SECONDS, Syncs, Wish
 from dgflow.specs.bound import Bound
 from dgflow.specs.training_task import TrainingTask
 from dgflow.steps.training.stream import Stream
@@ -293,10 +293,10 @@ def test_several_workers_look_every_few_seconds_and_every_ten_steps_at_least(mon
     clock, seen = Clock(), []
     monkeypatch.setattr("torch.distributed.all_reduce", lambda told: seen.append(step))
     finite = Finite(TaskOf(200), "train", 1)  # type: ignore[arg-type]
-    looks = Looks(finite, 0, 2, 0, clock)
+    syncs = Syncs(finite, 0, 2, 0, clock)
     for step in range(1, 101):
         clock.now += seconds
-        looks.after(step, torch.zeros((), dtype=torch.float64), Wish)
+        syncs.after(step, torch.zeros((), dtype=torch.float64), Wish)
     assert seen[0] == EVERY
     assert set(np.diff(seen)) == {apart} and SECONDS == 5
 

@@ -170,7 +170,7 @@ def spoilt(source, inputs, at: int):
     [
         (0, r"found nan in epoch 1, step 1 of 3, .* no step had changed the weights.*No epoch is committed"),
         (1, r"epoch 1, step 2 of 3, .* at learning rate 0.001; lower .*to 0.0001\. No epoch is commit"),
-        (4, r"found nan in epoch 2, step 2 of 3, .* take .epoch\(n\) with n < 2, or set epochs below it"),
+        (4, r"found nan in epoch 2, step 2 of 3, .* select one with .epoch\(n\), n < 2, or set epochs to"),
     ],
 )
 def test_a_training_ends_at_the_step_whose_loss_is_not_finite_and_commits_nothing_of_it(

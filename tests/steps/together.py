@@ -15,9 +15,9 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from dgflow.engine.root import Root
-from dgflow.runtime.training import looks
-from dgflow.runtime.training.looks import Wish
+from dgflow.runtime.training import syncs
 from dgflow.runtime.training.loop import train
+from dgflow.runtime.training.syncs import Wish
 from dgflow.specs.bound import Bound
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.open import open_store
@@ -79,7 +79,7 @@ def _train(rank: int, each: Training) -> None:
         if each.workers > 1
         else {}
     )
-    looks.EVERY = 1
+    syncs.EVERY = 1
     if each.stop is not None:
         options["enough"] = enough
     if each.leave is not None:

@@ -1,7 +1,7 @@
 """A pool's records of its hosts, which distinguish a bad item from a bad host (a full disk, a wrong clock).
 
-The difference appears when the item is retried elsewhere. `Hosts` counts such cases, keeps work from a
-suspected host, and decides when to set it aside. It calls no worker.
+If an item fails on one host and succeeds on another, the first host is suspected. `Hosts` counts these cases,
+withholds work from a suspected host, and decides when to set it aside. It calls no worker.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from dgflow.runtime.pool.fleet import Place
 
-ACQUITTALS = 2  # items that failed on a host and then succeeded elsewhere: one may be chance
-HOST_DEATH_SECONDS = 60.0  # Ray may report a worker's death this long before its host's
+# Failures on a host with a later success elsewhere, after which it is set aside: one may be chance
+ACQUITTALS = 2
+HOST_DEATH_SECONDS = 60.0  # Ray may report the death of a worker this long before the death of its host
 
 
 @dataclass(eq=False)
 class Item:
-    """An item of a job: its name, how often it failed and where, and the number of calls that work on it
-    now."""
+    """An item of a job: its value and label, its failures by host and place, and its calls in progress."""
 
     job: Any
     value: Any
@@ -27,17 +27,16 @@ class Item:
     attempts: int = 0
     calls: int = 0
     done: bool = False
-    failed_on: dict[str, int] = field(default_factory=dict)  # host -> its successes at that time
+    failed_on: dict[str, int] = field(default_factory=dict)  # host -> the host's successes at that time
     failed_at: set[Place] = field(default_factory=set)
 
 
 @dataclass
 class _Record:
     successes: int = 0
-    acquitted: int = 0  # since its last success, items that failed here and succeeded elsewhere
-    # Since its last success, open items that failed only here
-    doubts: set[Item] = field(default_factory=set)
-    deaths: list[tuple[float, Item]] = field(default_factory=list)  # (when, item)
+    acquitted: int = 0  # items that failed here since the host's last success, and succeeded elsewhere
+    doubts: set[Item] = field(default_factory=set)  # open items that failed only here since the last success
+    deaths: list[tuple[float, Item]] = field(default_factory=list)  # (time, item) of workers that died
     last_error: BaseException | None = None
 
 
@@ -56,8 +55,8 @@ class Hosts:
         return self._record(host).last_error
 
     def seen(self, names: dict[str, str], now: float) -> None:
-        """Records the living hosts. Deaths that were counted against items shortly before their host was lost
-        are undone."""
+        """Records the living hosts. A lost host was probably the cause of the deaths of its workers shortly
+        before, so those no longer count against their items."""
         self.names = names
         for host in [host for host in self._records if host not in names]:
             for when, item in self._records.pop(host).deaths:
@@ -66,8 +65,8 @@ class Hosts:
         self.aside &= names.keys()
 
     def succeeded(self, item: Item, host: str) -> list[str]:
-        """Records that an item succeeded on `host`; returns the hosts to set aside now, on which it and other
-        items had failed."""
+        """Records that an item succeeded on `host`; returns the hosts to set aside now, on which this item
+        and others had failed."""
         self.closed(item)
         record = self._record(host)
         record.successes += 1
@@ -85,7 +84,7 @@ class Hosts:
         return guilty
 
     def failed(self, item: Item, host: str, error: BaseException, *, died: bool, now: float) -> None:
-        """Records that an attempt on `host` was counted against the item."""
+        """Records a failed attempt on `host` that counts against the item."""
         self.closed(item)
         record = self._record(host)
         if not item.failed_on:
@@ -97,15 +96,15 @@ class Hosts:
             record.deaths = [*recent, (now, item)]
 
     def closed(self, item: Item) -> None:
-        """Records that the item is done, given up, or has failed elsewhere too: it no longer counts against a
-        host."""
+        """Records that the item is done, was given up, or has failed on another host too, so that it no
+        longer counts against a host."""
         for host in item.failed_on:
             if host in self._records:
                 self._records[host].doubts.discard(item)
 
     def usable(self, ready: Collection[str]) -> set[str]:
-        """Returns the hosts in `ready` that receive work: those without two unsettled failures, so that a bad
-        host does not fail every item once; all, if each has two."""
+        """Returns the hosts in `ready` that receive work: those with fewer than `ACQUITTALS` unexplained
+        failures, or all if there are none. So a bad host does not fail every item once."""
         return {host for host in ready if len(self._record(host).doubts) < ACQUITTALS} or set(ready)
 
     def _record(self, host: str) -> _Record:

@@ -1,12 +1,14 @@
-"""The scheduling policy: the assignment of items to workers, and the consequences of failures. It does not
-depend on the backend.
+"""The scheduling policy: assigns items to workers, and decides what follows from failures. Independent of the
+backend.
 
-Workers load what they need once per job and then process its items, two in flight each. Several jobs can be
-in progress: each worker takes the next item of the first job that has one waiting. An exception or a worker's
-death counts against the item that was in progress; the loss of a host does not. An item that has failed
-`attempts` times is given up, and the others continue. Results pass through the driver, so workers commit
-large ones to the store. Memory here does not grow with the number of items. `staff` decides how many workers
-there are, `hosts` which hosts to avoid, and `fleet` runs the workers.
+- A worker loads the function of a job once and then processes items of the job, two in flight.
+- Several jobs can be in progress. A worker takes the next item of the first job that has one waiting.
+- An exception, or the death of a worker, counts against the retry budget of the item in progress. The loss of
+  a host does not. An item that has failed `attempts` times is given up, and the others continue.
+- Results pass through the driver, so workers commit large ones to the store. The driver's memory does not
+  grow with the number of items.
+
+`staff` decides how many workers there are, `hosts` which hosts to avoid, and `fleet` runs the workers.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ __all__ = ["Failure", "Job", "Pool", "WorkersFailed"]
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # the second call waits in the worker's queue, so that the worker is never idle between items
-FAILURES = 2  # of a worker without a success between them, before the worker is replaced
+FAILURES = 2  # consecutive failures of a worker, after which it is replaced
 POLL_SECONDS = 1.0
-DEATH_LOOK_SECONDS = 0.1  # after a worker's death, the maximum age of the list of living hosts
-# Items given up in a row, and two per worker, after which the rest is not attempted: each attempt costs as
-# much as a successful item
+DEATH_LOOK_SECONDS = 0.1  # maximum age of the list of living hosts when a worker has died
+# The other items of a job are not attempted after this many items were given up in a row, or two per worker
+# if that is more: an attempt costs as much as a successful item.
 NOTHING_WORKS = 10
 _LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
@@ -51,8 +53,8 @@ class Failure:
 
 
 class Job:
-    """Items of one kind of work, and those of them that have to be retried. The job is `over` once each item
-    is done or given up; `failures` are those given up."""
+    """Items that are processed by the same function. A job is `over` once each item is done or given up;
+    `failures` has those given up."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class Job:
         self.begun = 0
         self.again: deque[Item] = deque()
         self.failures: list[Failure] = []
-        self.in_a_row = 0  # given up since the last success
+        self.in_a_row = 0  # items given up since the last success
         self._stopped = False
 
     @property
@@ -77,15 +79,15 @@ class Job:
         return bool(self.again) or self.begun < len(self.items)
 
     def stop(self) -> None:
-        """Hands out no more items; those in progress are finished."""
+        """Drops the waiting items; those in progress are finished."""
         self._stopped = True
         self.open -= len(self.items) - self.begun + len(self.again)
         self.begun = len(self.items)
         self.again.clear()
 
     def take(self, place: Place, usable: set[Place]) -> Item | None:
-        """Returns the next item for a worker at `place`. A failed item goes to another host if there is one,
-        else to another place."""
+        """Returns the next item for a worker at `place`; None if there is none for it. A failed item goes to
+        another host if possible, otherwise to another place."""
         for item in self.again:
             elsewhere = {
                 each for each in usable if each.host not in item.failed_on
@@ -111,11 +113,14 @@ class Job:
 
 
 class Pool:
-    """Up to `max_workers` workers (None: as many as fit), with `num_gpus` GPUs each, or a CPU and no GPU if
-    that is 0.
+    """Workers that process the items of jobs. A context manager, which releases the workers at its end.
 
-    `tell` receives a line when workers come or go, and while there are none. `fleet` runs them, by default
-    that of the `backend`. Leaving the context releases the resources.
+    Args:
+        max_workers: maximum number of workers; None for as many as fit.
+        num_gpus: GPUs per worker; with 0, a CPU per worker and no GPU.
+        attempts: retry budget: number of failures after which an item is given up.
+        tell: receives a line when the number of workers changes, and while there are none.
+        fleet: runs the workers; by default that of the `backend`.
     """
 
     def __init__(
@@ -130,7 +135,7 @@ class Pool:
         self.attempts = attempts
         self._fleet: Fleet = fleet or backend.fleet(num_gpus)
         self._staff = Staff(self._fleet, max_workers, tell or (lambda _line: None))
-        self._jobs: list[Job] = []  # that are not over, in the order in which they are served
+        self._jobs: list[Job] = []  # jobs that are not over, in the order in which they are served
 
     def __enter__(self) -> Pool:
         return self
@@ -144,7 +149,7 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        """True while a job is not over."""
+        """True while a job is in progress."""
         return bool(self._jobs)
 
     @property
@@ -161,11 +166,18 @@ class Pool:
         title: str = "",
         unit: str = "shard",
     ) -> list[Failure]:
-        """Applies the function that `make()` gives to every item; `on_result(item, result)` is called in this
-        process once per item, when it is done.
+        """Applies a function to every item; returns the items that were given up.
 
-        Returns the items that were given up; if nothing succeeds, the rest is not attempted. Waits while a
-        cluster has no room for a worker. `title` and `unit` name the calls. Raises as `turn` does.
+        Waits while a cluster has no room for a worker. If nothing succeeds, the remaining items are not
+        attempted.
+
+        Args:
+            make: returns the function; called once per worker.
+            on_result: called with (item, result) in this process, once per item that is done.
+            title, unit: name the calls, in messages and for Ray.
+
+        Raises:
+            WorkersFailed: as `turn`.
         """
         job = self.add(make, items, on_result, title=title, unit=unit)
         try:
@@ -185,8 +197,8 @@ class Pool:
         unit: str = "shard",
         place: int = 0,
     ) -> Job:
-        """Adds a job as for `map`, which later `turn`s do. Workers take items of the job with the lowest
-        `place` that has some waiting; among equal ones, the oldest job."""
+        """Adds a job, with the arguments of `map`, which later calls of `turn` process. Workers take items of
+        the job with the lowest `place` that has items waiting; among equal places, of the oldest job."""
         name = f"{title}: {unit}" if title else unit
         job = Job(self._fleet.load(make), items, on_result, name, place)
         if not self._jobs:
@@ -196,9 +208,9 @@ class Pool:
         return job
 
     def turn(self, seconds: float = POLL_SECONDS) -> None:
-        """Hands out items, and collects the calls that end within `seconds`.
+        """Assigns items to workers, and collects the calls that end within `seconds`.
 
-        Raises WorkersFailed if workers died, one after another, before any was ready.
+        Raises WorkersFailed if workers died repeatedly before any was ready.
         """
         staff = self._staff
         self._put_back(staff.look())
@@ -219,14 +231,14 @@ class Pool:
                 self._ended(member, member.host)
         for job in list(self._jobs):
             if job.open and job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
-                message = "%d in a row were given up: the other %d of %s are not tried"
+                message = "%d in a row were given up: the other %d of %s are not attempted"
                 log.warning(message, job.in_a_row, job.open, job.name)
                 self._end(job)
             elif not job.open:
                 self._end(job)
 
     def stop(self) -> None:
-        """Hands out no more items: the jobs are over once the items in progress have ended."""
+        """Drops the waiting items; the jobs are over once the items in progress have ended."""
         now = self._fleet.clock()
         for job in self._jobs:
             job.stop()
@@ -244,14 +256,14 @@ class Pool:
         self._jobs.remove(job)
         for member in self._staff.members:
             for call in member.queue:
-                # A copy that is still running: its result is ignored.
+                # The results of calls that are still running are ignored.
                 call.item.done = call.item.done or call.item.job is job
         if not self._jobs:
             self._staff.drop_pending()
 
     @staticmethod
     def _put_back(items: list[Item]) -> None:
-        """Queues the items again, in this order, unless they are done or another worker has them."""
+        """Queues items again, in this order, except those that are done or that another worker has."""
         for item in reversed(items):
             item.job.put_back(item)
 
@@ -272,8 +284,8 @@ class Pool:
             self._steal(ready, idle)
 
     def _steal(self, ready: list[Member], idle: list[Member]) -> None:
-        """Gives idle workers items that wait in other workers' queues. If an item had started after all, the
-        first result counts."""
+        """Gives idle workers items that wait in the queues of others. If such an item has already started, it
+        runs twice, and the first result counts."""
         now = self._fleet.clock()
         for victim in ready:
             if len(victim.queue) < IN_FLIGHT:
@@ -293,8 +305,7 @@ class Pool:
 
     def _give(self, member: Member, item: Item) -> None:
         item.calls += 1
-        # Named after the job alone: Ray keeps a series of metrics for every name, some 20 KB per item in the
-        # driver.
+        # The name has no item, because Ray keeps a series of metrics per name: some 20 KB in the driver.
         reference = self._fleet.submit(member.worker, item.job.loaded, item.value, item.job.name)
         member.queue.append(Call(reference, item, self._fleet.clock()))
 
@@ -326,7 +337,7 @@ class Pool:
     def _died(self, member: Member, error: BaseException | None) -> None:
         self._put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
         if member not in self._staff.members:
-            return  # its host is gone, with all its work: no item is at fault
+            return  # its host was lost, so the death does not count against an item
         place = member.place
         blamed, *behind = self._staff.drop(member)
         self._put_back(behind)
@@ -335,7 +346,7 @@ class Pool:
             self._failed(blamed, place, error, died=True)
 
     def _replace(self, member: Member, error: BaseException) -> None:
-        """Replaces a worker that no longer works, or failed repeatedly."""
+        """Replaces a worker whose device failed, or that failed repeatedly."""
         if member not in self._staff.members:
             return  # its host was set aside
         member.failures += not _is_lasting(error)
@@ -353,8 +364,8 @@ class Pool:
         hosts.failed(item, host, error, died=died, now=self._fleet.clock())
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
         log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
-        # Bad input, bad numbers and a full disk would only fail again, but a bad host (its set-up, its GPU)
-        # can raise the same error: retry once elsewhere.
+        # Bad input, non-finite numbers and a full disk would fail again. But a bad host (its set-up, its GPU)
+        # can raise the same errors, so they are retried once on another host.
         elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
         tried = len(item.failed_on) > 1 or not elsewhere
         hopeless = tried and _is_lasting(error)
@@ -371,8 +382,8 @@ class Pool:
         hosts = self._staff.hosts
         hosts.aside.add(host)
         log.warning(
-            "host %s is set aside: what failed there was done elsewhere, and nothing was done there since; "
-            "its last error: %s",
+            "host %s is set aside: items that failed there succeeded elsewhere, and none has succeeded there "
+            "since; its last error: %s",
             hosts.name(host),
             first_line(hosts.last_error(host)),
         )
@@ -381,7 +392,7 @@ class Pool:
 
 
 def _is_lasting(error: BaseException) -> bool:
-    """True if the same work would only fail again on the same host."""
+    """True if the same work would fail again on the same host."""
     if isinstance(error, OSError):
         return error.errno in _LASTING
     return isinstance(error, ValueError | FloatingPointError | StoreRefusal)

@@ -1,8 +1,8 @@
 """Workers as local processes, without Ray.
 
-Each worker is a separate Python process (nothing is forked, since torch's threads do not survive a fork) at
-one end of a socket pair. Its death closes the connection, so it is detected immediately. A worker ends as
-soon as the driver's end is closed, however the driver ended.
+Each worker is a new Python process, not a fork, because torch's threads do not survive a fork. A socket pair
+connects it with the driver. The death of a worker closes the connection, so it is detected immediately. A
+worker exits as soon as the driver's end is closed, even if the driver was killed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ProcessWorker:
     """The driver's side of one process."""
 
     def __init__(self, place: str) -> None:
-        """Starts the process with `place` as the GPUs that it sees, none if that is empty."""
+        """Starts the process with `place` as its CUDA_VISIBLE_DEVICES; empty for no GPU."""
         self.place = place
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (`stop` closes it)
         # One thread each, as in Ray's workers.
@@ -63,7 +63,7 @@ class ProcessWorker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is the driver's
+                start_new_session=True,  # Ctrl-C interrupts only the driver
             )
         self.connection = Connection(ours.detach())
         self._calls: dict[int, ProcessCall] = {}
@@ -79,7 +79,7 @@ class ProcessWorker:
         self._send((call.number,))
 
     def receive(self) -> None:
-        """Receives the next message, which ends one call; the death of the process ends all."""
+        """Receives the next message, which ends one call. If the process has died, all its calls end."""
         try:
             number, what, value = self.connection.recv()
         except (EOFError, OSError):
@@ -110,12 +110,12 @@ class ProcessWorker:
         try:
             status = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            status = f"unknown: it has closed its connection and is still there after {END_SECONDS:g} s"
+            status = f"unknown: it closed its connection but still runs after {END_SECONDS:g} s"
         how = f"exited with status {status}"
         if isinstance(status, int) and status < 0:
             how = f"was ended by {signal.Signals(-status).name}"
         if status == -signal.SIGKILL:
-            how += ", as the system does where memory runs out"
+            how += ", probably by the system for lack of memory"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return f"the worker's process {self._process.pid} {how}" + (f": {lines[-1]}" if lines else "")

@@ -1,4 +1,4 @@
-"""The worker's side of `process_fleet`: processes items in order, until the driver's end is closed.
+"""The worker's side of `process_fleet`: processes items in order, until the driver closes the connection.
 
 Messages from the driver are (call, job, file of the job's function, item), or (call,) to cancel a call that
 has not started. Messages to the driver are (call, "value" | "error" | "cancelled", content).
@@ -52,7 +52,7 @@ def main(descriptor: int) -> None:
 
 
 def _ready() -> tuple[int, str, Any]:
-    """Returns the answer to the first call: the place of this worker, or NoDevice."""
+    """Returns the first message to the driver: the place of this worker, or NoDevice."""
     host, gpus = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if gpus:
         try:
@@ -63,7 +63,7 @@ def _ready() -> tuple[int, str, Any]:
 
 
 def _portable(error: Exception) -> Exception:
-    """Returns `error`, or its text if the driver could not unpickle it."""
+    """Returns `error`; or a RuntimeError with its text if the driver could not unpickle it."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
         return error
@@ -72,7 +72,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end_with_driver(descriptor: int) -> None:
-    """Ends this process, whatever it computes, once the other end of the socket is closed."""
+    """Ends this process once the other end of the socket is closed, even while it computes."""
     poll = select.poll()
     poll.register(descriptor, 0)  # reports only a hang-up
     poll.poll()

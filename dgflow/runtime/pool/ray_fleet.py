@@ -28,7 +28,7 @@ class Worker:
             without_gpus()
         self.job: int | None = None
         self.work: Work | None = None
-        self.seconds = 0.0  # of the last item
+        self.seconds = 0.0  # duration of the last item
 
     def ready(self) -> Place:
         """Returns the worker's place. Raises NoDevice if it was given a GPU that it cannot use."""
@@ -50,9 +50,9 @@ class Worker:
         try:
             return self.work(item)
         except Exception as error:
-            if (worse := broken(error)) is None:
+            if (device_broken := broken(error)) is None:
                 raise
-            raise worse from error
+            raise device_broken from error
         finally:
             self.seconds = time.monotonic() - began
 
@@ -62,17 +62,17 @@ class _Skipped:
 
 
 def _cancellation(task: str | None) -> str:
-    """Returns the name of the note that cancels a call."""
+    """Returns the name of the flag that cancels a call."""
     return f"dgflow-skip-{task}"
 
 
 class RayFleet:
     """Actors that have `num_gpus` GPUs each, or a CPU and no GPU if that is 0.
 
-    Actors with GPUs request no CPU, so that pools of both kinds can run side by side. Ray retries nothing:
-    the pool counts attempts. Ray's autoscaler counts an actor that does not fit yet as demand, which ends
-    with its job; a request through `ray.autoscaler.sdk.request_resources` would outlive a driver that was
-    killed.
+    - Actors with GPUs request no CPU, so that pools of both kinds can run side by side.
+    - Ray's own retries are off, because the pool counts attempts.
+    - Ray's autoscaler counts an actor that does not fit yet as demand, and this demand ends with the job. A
+      request through `ray.autoscaler.sdk.request_resources` would outlive a driver that was killed.
     """
 
     def __init__(self, num_gpus: float) -> None:
@@ -91,12 +91,13 @@ class RayFleet:
 
     def load(self, make: Callable[[], Work]) -> tuple[int, list[ObjectRef[Callable[[], Work]]]]:
         self._jobs += 1
-        # In a list: Ray then leaves fetching it to the worker, once per job.
+        # The reference is in a list, so that Ray does not fetch it for each call; the worker does, once per
+        # job.
         return self._jobs, [ray.put(make)]
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
         self._started += 1
-        # Unique: two drivers may share a namespace.
+        # The name is unique, because two drivers may share a namespace.
         options: dict[str, Any] = {"name": f"dgflow worker {self._kind}-{self._started}"}
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
@@ -129,9 +130,7 @@ class RayFleet:
             return End(cancelled=True) if isinstance(value, _Skipped) else End(value=value)
         except RayTaskError as error:
             return End(error=error.cause if isinstance(error.cause, Exception) else error)
-        except (
-            RayError
-        ) as error:  # the actor died, was killed for its memory, or its result was lost with its host
+        except RayError as error:  # the actor died or was killed for its memory, or its host was lost
             return End(error=error, died=True)
 
     def stop(self, worker: Any) -> None:

@@ -1,6 +1,6 @@
-"""The workers of a pool: the number requested, those that are ready, their hosts, and when some are released.
+"""The workers of a pool: requests as many as the items need, replaces and releases them, and watches hosts.
 
-A dropped worker returns its items to the pool. The fleet makes the calls to Ray.
+The items of a worker that is dropped go back to the pool. The fleet makes the calls to Ray.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS, Hosts, Item
 
 log = logging.getLogger(__name__)
 
-MOST_WORKERS = 1000  # that one driver can watch
+MOST_WORKERS = 1000  # maximum that one driver can watch
 LOOK_SECONDS = 2.0  # minimum time between two queries for hosts and room, and between two reports of changes
-IDLE_SECONDS = 15.0  # before a worker is released, and before the lack of any is reported
-REMIND_SECONDS = 60.0
-START_DEATHS = 10
-BREAKS = 2  # workers in a row with a failed device, after which a device gets no other
-START_PAUSE = 1.0  # seconds; limits the rate of start requests to a host that cannot start workers
-LONGEST_PAUSE = 60.0  # while others work: each start costs that host seconds of computing
+IDLE_SECONDS = 15.0  # idle time after which a worker is released; time without workers before a first message
+REMIND_SECONDS = 60.0  # between two messages about a lack of workers
+START_DEATHS = 10  # deaths of starting workers in a row, after which the pool fails
+BREAKS = 2  # workers in a row with a failed device, after which the device is no longer used
+START_PAUSE = 1.0  # seconds between two attempts to start workers after a death at the start
+LONGEST_PAUSE = 60.0  # the same while others work, up to which the pause grows: starts slow the others down
 
 
 class WorkersFailed(RuntimeError):
-    """Raised if workers cannot be started at all; carries the last one's error as its cause."""
+    """Raised if no worker can be started; its cause is the error of the last one."""
 
 
 @dataclass(eq=False)
 class Call:
     reference: Any
     item: Item
-    began: float  # when it was submitted
+    began: float  # time of submission
     cancelled: bool = False
 
 
@@ -46,8 +46,8 @@ class Member:
     worker: Any
     ready: Any
     place: Place | None = None  # None while it is pending
-    failures: int = 0  # since its last success
-    parked: bool = False  # holds a place that gets no work, so that no other worker starts there
+    failures: int = 0  # failures since its last success
+    parked: bool = False  # kept without work, so that no other worker starts on its failed device
     idle_since: float = 0.0
     queue: deque[Call] = field(default_factory=deque)  # the first call is in progress
 
@@ -68,7 +68,7 @@ class Staff:
         self._broken: Counter[Place] = Counter()  # workers that failed with a place's device
         self._room, self._looked = Room(0, 0), float("-inf")
         self._reported, self._reported_at = (0, 0), float("-inf")
-        self._none_since: float | None = None  # time since which no worker is ready
+        self._none_since: float | None = None  # start of the time without a ready worker
         self._reminded = float("-inf")
         self._start_deaths, self._first_death, self._start_after = 0, 0.0, float("-inf")
 
@@ -82,17 +82,16 @@ class Staff:
         return [member for member in self.members if member.parked]
 
     def rest(self) -> None:
-        """Resets the idle times at the start of a job: the time between two jobs does not count as idle or
-        waiting."""
+        """Resets the idle times at the start of a job, because the time between two jobs does not count."""
         self._none_since = None
         for member in self.members:
             member.idle_since = self._fleet.clock()
 
     def look(self, *, oldest: float = LOOK_SECONDS) -> list[Item]:
-        """Queries living hosts and room, unless that was done less than `oldest` seconds ago.
+        """Queries the living hosts and the room, unless the last query is less than `oldest` seconds old.
 
-        Workers whose host is gone are dropped immediately, and their items returned: Ray can take minutes to
-        fail a call to a host that was cut off.
+        Drops workers whose host is lost; returns their items. Ray can take minutes to fail a call to a host
+        that was cut off.
         """
         now = self._fleet.clock()
         if now - self._looked < oldest:
@@ -101,14 +100,14 @@ class Staff:
         before = self.hosts.names.keys()
         self.hosts.seen(self._fleet.hosts(), now)
         if self.hosts.names.keys() != before:
-            # Workers that died before they were ready may have died with a host; a new host does not wait.
+            # Workers that died at their start may have died with a lost host, and a new host needs no pause.
             self._start_deaths, self._start_after = 0, float("-inf")
         arrived = [member for member in self.members if member.host is not None]
         gone = [member for member in arrived if member.host not in self.hosts.names]
         return [item for member in gone for item in self.drop(member)]
 
     def adjust(self, open_items: int) -> None:
-        """Requests as many workers as the open items can use, and releases those that they cannot."""
+        """Requests as many workers as the open items can use, and releases surplus ones."""
         now = self._fleet.clock()
         # One is requested even if there is no room, so that an autoscaler sees the demand.
         parked = len(self.parked)
@@ -116,27 +115,26 @@ class Staff:
         wanted = min(min(open_items, most) + parked, max(self._room.most, 1))
         while len(self.members) < wanted and now >= self._start_after:
             self.members.append(Member(*self._fleet.start(self.hosts.aside)))
-        # On a local machine nothing is released: starting a process costs seconds, and the next step needs
-        # it.
+        # On one machine workers are kept: starting a process takes seconds, and the next step needs it.
         if self._fleet.elastic and len(self.members) - parked > open_items:
             pending = [member for member in reversed(self.members) if member.host is None]
             idle = [each for each in self.ready if not each.queue and now - each.idle_since >= IDLE_SECONDS]
-            # Every idle worker goes, so that the autoscaler can remove a host as soon as its last item has
+            # All idle workers are released, so that the autoscaler can remove a host once its last item has
             # ended.
             for member in (pending + idle)[: len(self.members) - parked - open_items]:
                 self.drop(member)
 
     def arrived(self, member: Member) -> None:
-        """Records that a pending worker is ready, or has died.
+        """Records that a pending worker is ready, or died at its start.
 
         Raises:
-            WorkersFailed: none is ready, and `START_DEATHS` times new ones died first, on the same hosts.
+            WorkersFailed: no worker is ready, and `START_DEATHS` times in a row starting workers have died.
         """
         now, end = self._fleet.clock(), self._fleet.end(member.ready)
         if end.error is None:
             member.place, member.idle_since = end.value, now
             self._start_deaths = 0
-            if member.host in self.hosts.aside:  # was starting there when the host was set aside
+            if member.host in self.hosts.aside:  # it was starting when the host was set aside
                 self.drop(member)
             return
         self.drop(member)
@@ -145,12 +143,12 @@ class Staff:
             return
         log.warning("a worker died before it was ready%s: %s", _on_host(end.error), first_line(end.error))
         if now < self._start_after:
-            return  # together with others, as when their host is lost: one death
+            return  # workers that die together, for example with their host, count as one death
         self._first_death = self._first_death if self._start_deaths else now
         self._start_deaths += 1
         growing = min(START_PAUSE * 2 ** (self._start_deaths - 1), LONGEST_PAUSE)
         self._start_after = now + (growing if self.ready else START_PAUSE)
-        # Before that a lost host may be the cause.
+        # A lost host may be the cause until then.
         long = not self._fleet.elastic or now - self._first_death >= HOST_DEATH_SECONDS
         if self._start_deaths >= START_DEATHS and long and not self.ready:
             raise WorkersFailed(
@@ -159,10 +157,10 @@ class Staff:
             ) from end.error
 
     def _set_aside(self, error: NoDevice) -> None:
-        """Requests no more workers on a host whose GPUs cannot be used.
+        """Sets a host aside whose GPUs cannot be used: no more workers are requested on it.
 
         Raises:
-            WorkersFailed: there is no other host, and none will be added.
+            WorkersFailed: there is no other host, and no autoscaler that could add one.
         """
         if error.host not in self.hosts.aside:
             log.warning("host %s is set aside: %s", self.hosts.name(error.host), error)
@@ -175,8 +173,8 @@ class Staff:
     def broke(self, member: Member) -> list[Item]:
         """Replaces a worker whose device has failed; returns its items.
 
-        A place that fails one worker after another gets no further one: the last one is kept there without
-        work. If its host has no other place left, the host is set aside.
+        After `BREAKS` workers have failed on a device, the last one is kept there without work, so that no
+        other worker starts on that device. If the host has no other device left, it is set aside.
         """
         place, host = member.place, member.host
         assert place is not None and host is not None
@@ -190,10 +188,10 @@ class Staff:
             self._broken[place],
         )
         items, member.parked = _released(member), True
-        there = [each for each in self.members if each.host == host]
-        if all(each.parked for each in there):
+        on_host = [each for each in self.members if each.host == host]
+        if all(each.parked for each in on_host):
             self.hosts.aside.add(host)
-            for each in there:
+            for each in on_host:
                 self.drop(each)
         return items
 
@@ -204,19 +202,20 @@ class Staff:
         self._broken.pop(member.place, None)
 
     def drop(self, member: Member) -> list[Item]:
-        """Stops a worker and forgets it; returns its items, in order."""
+        """Stops and removes a worker; returns its items, in order."""
         self.members.remove(member)
         self._fleet.stop(member.worker)
         return _released(member)
 
     def drop_pending(self) -> None:
-        """Withdraws the requests for pending workers, so that no host is started for work that is done."""
+        """Withdraws the requests for pending workers on a cluster, so that no host starts for work that is
+        done."""
         if self._fleet.elastic:
             for member in [member for member in self.members if member.host is None]:
                 self.drop(member)
 
     def report(self) -> None:
-        """Reports workers that came or went, and waiting for any."""
+        """Reports changes in the number of ready workers, and a long time without any."""
         now, ready = self._fleet.clock(), self.ready
         state = len(ready), len({member.host for member in ready})
         if state != self._reported and now - self._reported_at >= LOOK_SECONDS:
@@ -241,14 +240,14 @@ class Staff:
 
     def _ways_out(self) -> str:
         aside = ", ".join(sorted(self.hosts.name(host) for host in self.hosts.aside))
-        bad = f"; set aside, and not counted on: {aside}" if aside else ""
-        sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can be added
+        bad = f"; set aside and not used: {aside}" if aside else ""
+        sure = 0 < self._room.most < MOST_WORKERS  # True if hosts with GPUs can certainly be added
         cpus = "; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else ""
         return bad + cpus
 
 
 def _released(member: Member) -> list[Item]:
-    """Takes from a worker all its items; returns them in order."""
+    """Removes all items from a worker; returns them in order."""
     items = [call.item for call in member.queue]
     for item in items:
         item.calls -= 1
@@ -257,6 +256,7 @@ def _released(member: Member) -> list[Item]:
 
 
 def _on_host(error: BaseException) -> str:
-    """Returns the host on which a worker died, as far as Ray reports it. The cause is not diagnosed."""
+    """Returns ` on the host at ADDRESS` for the host on which a worker died; empty if Ray does not report
+    it."""
     address = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
     return f" on the host at {address[1]}" if address else ""

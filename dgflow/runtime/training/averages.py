@@ -15,9 +15,8 @@ RAMP_UP = 0.05
 class Averages:
     """Exponential moving average of the network's parameters; disabled if `halflife` (in images) is None.
 
-    The half-life is at most 5 % of the images seen, as in EDM, so that early averages are not dominated by
-    the initial weights. Without `ramp_up` it is the same from the first step on, for initial weights that
-    should count as much as any others.
+    The half-life is at most 5 % of the images seen, as in EDM, so that the initial weights do not dominate
+    early averages. Without `ramp_up` it is constant, for networks that start from trained weights.
     """
 
     def __init__(self, network: nn.Module, halflife: int | None, *, ramp_up: bool = True) -> None:
@@ -28,7 +27,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Updates the average after a step of `batch_size` images, with `images_seen` in all."""
+        """Updates the average after a step of `batch_size` images; `images_seen` includes them."""
         if not self.values:
             return
         halflife = self.halflife or 1

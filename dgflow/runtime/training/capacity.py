@@ -1,6 +1,6 @@
-"""The number of workers that fit for a training, and requests for more to an autoscaler.
+"""Determines how many workers of a training fit, and requests more from an autoscaler.
 
-Requests to an autoscaler end with the driver, however the driver ended.
+The requests end with the driver, even if it is killed.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from dgflow.runtime.machine import elastic
 from dgflow.runtime.ray_private import is_start_timeout
 
 POLL_SECONDS = 2.0
-PATIENCE_SECONDS, REMINDER_SECONDS = 15.0, 60.0  # of waiting for room, before the first and each later line
+# Seconds of waiting for room before the first message, and between messages.
+PATIENCE_SECONDS, REMINDER_SECONDS = 15.0, 60.0
 
 
 class Capacity:
-    """Room for at most `most` workers of a training. An autoscaler is asked for room for all of them if
-    `asked` says that a person requested that number, else for one."""
+    """Room for at most `most` workers of a training. An autoscaler is asked for room for all of them if a
+    person requested that number (`asked`), otherwise for one."""
 
     def __init__(self, use_gpu: bool, most: int, *, asked: bool, tell: Callable[[str], None]) -> None:
         self._resource, self._gpus = ("GPU", 1.0) if use_gpu else ("CPU", 0.0)
         self._most, self._tell = most, tell
         self._wanted = most if asked else 1
-        self._limit = most  # fewer after a start that failed for lack of room
-        self._taken = 0
+        self._limit = most  # lower after a start that failed for lack of room
+        self._taken = 0  # workers of the latest start
         self._cluster = elastic()
         self.settled()
 
     def taken(self) -> int:
-        """Returns the number of workers to start now. Waits on a cluster without room for one."""
+        """Returns the number of workers to start now; waits while a cluster has no room for one."""
         groups = []
         while not (room := slots(self._gpus)):
-            # An autoscaler counts them as demand, and they end with the driver.
+            # An autoscaler counts placement groups as demand, and they end with the driver.
             groups = groups or [placement_group([{self._resource: 1}]) for _ in range(self._wanted)]
             self._wait()
             time.sleep(POLL_SECONDS)
@@ -54,33 +55,33 @@ class Capacity:
         return self._taken
 
     def refused(self, error: BaseException) -> bool:
-        """True if workers could not start for lack of room, as after the death of a host; then fewer are
-        started next."""
+        """True if workers could not start for lack of room, for example after the death of a host. The next
+        start then has fewer workers."""
         if not (isinstance(error, ControllerError) and is_start_timeout(error.controller_failure)):
             return False
-        # In large steps: other work may occupy much of a cluster, and each attempt costs half a minute.
+        # A quarter fewer: other work may occupy much of a cluster, and each attempt costs half a minute.
         self._limit = max(1, self._taken - max(1, self._taken // 4))
         self._wait()
         return True
 
     def release(self) -> None:
-        """Releases the room of workers whose start failed, which Ray Train 2.60 can hold for the job's
-        life."""
+        """Removes the placement groups of workers whose start failed, which Ray Train 2.60 can leave until
+        the job ends."""
         job = ray.get_runtime_context().get_job_id()
         for name, group in placement_group_table().items():
             if name.endswith(job) and group["state"] != "REMOVED":  # a group's id ends with its job's
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
     def settled(self) -> None:
-        """Records that workers are running: any waiting is over."""
+        """Records that workers are running, which ends any waiting."""
         self._waiting_since: float | None = None
         self._last_message = -math.inf
 
     def ask(self) -> None:
-        """Asks an autoscaler, while workers are running, for room for all that are wanted.
+        """Requests room for all wanted workers from an autoscaler while fewer are running.
 
-        Every 20 s Ray Train replaces this request by the number that was started, so the request has to be
-        repeated; for the same reason it ends soon after the driver.
+        Call repeatedly: every 20 s Ray Train replaces this request by one for the number of workers that it
+        started. For the same reason the request ends soon after the driver.
         """
         if self._cluster and self._taken < self._wanted:
             request_resources(bundles=[{self._resource: 1}] * self._wanted)

@@ -4,12 +4,14 @@
     checkpoints/00003-...  everything that the next step depends on, at the end of epoch 3
     steps/00400-...        the same within an epoch, after 400 steps counted over all epochs
 
-Checkpoints are temporary: the newest two of each kind are kept, and those within an epoch until it ends.
-Their names hold the digest of the weights of the last complete epoch, and for those within an epoch the
-number of workers too. So a training resumes only from a checkpoint that belongs to the committed epochs,
-whoever else has trained the step. If two trainings commit an epoch with different bits, as GPUs produce, one
-is first, and the other stops (`finish`). The checkpoint of an epoch is committed before its weights, so that
-no other training can intervene.
+Checkpoints are temporary: the newest two of each kind are kept, and those within an epoch until it ends. The
+name of a checkpoint contains a digest of the weights of the last complete epoch, and within an epoch also of
+the number of workers. So a training resumes only from a checkpoint that belongs to the committed epochs, even
+if several drivers have trained the step.
+
+Two trainings can commit an epoch with different bits, for example on GPUs. Then the first commit wins, and
+the other training stops (`finish`). The checkpoint of an epoch is committed before its weights, so that no
+other training can intervene.
 
 A checkpoint whose bytes do not match its receipt is never used.
 """
@@ -32,9 +34,10 @@ from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import load_weights, save_weights
 
-KEPT = 2  # of each kind: the newest may be damaged by a failing disk
-ENDS, WITHIN = "checkpoints", "steps"  # folders
-WEIGHTS, WORKERS = "weights of the last epoch", "workers"  # in names, beside a training's inputs
+KEPT = 2  # checkpoints of each kind: a failing disk may damage the newest
+ENDS, WITHIN = "checkpoints", "steps"  # folders of checkpoints at the ends of epochs, and within epochs
+# Inputs of a checkpoint, with those of the training
+WEIGHTS, WORKERS = "weights of the last epoch", "workers"
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ def commit(
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Returns the digest of tensors on the CPU, as in their receipt."""
+    """Returns the digest of tensors on the CPU, which is the `rows_sha256` of their receipt."""
     return rows_sha256({name: value.numpy() for name, value in tensors.items()})
 
 
@@ -81,7 +84,7 @@ def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averag
 def restore(
     trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Restores the result of `state`."""
+    """Loads tensors of `state` into the network, the optimiser and the averages."""
     own = {name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")}
     trained.load_state_dict(own)
     for name, value in averages.values.items():
@@ -96,8 +99,13 @@ def restore(
 
 @dataclass(frozen=True)
 class Start:
-    """The state to resume from: `steps` are done, counted over all epochs; those of an unfinished epoch took
-    `seconds`. Without `tensors` it is the beginning."""
+    """The state from which a training resumes.
+
+    Attributes:
+        steps: completed steps, counted over all epochs.
+        tensors: the tensors of `state`; None for the beginning of a training.
+        seconds: duration of the steps of the unfinished epoch.
+    """
 
     steps: int = 0
     tensors: dict[str, Tensor] | None = None
@@ -105,7 +113,7 @@ class Start:
 
 
 class Checkpoints:
-    """The checkpoints of one training, for the single process that writes them."""
+    """The checkpoints of one training; used only by the process that writes them."""
 
     def __init__(self, step_store: StepStore, inputs: Mapping[str, str], steps_per_epoch: int) -> None:
         self._step_store, self._steps_per_epoch = step_store, steps_per_epoch
@@ -114,12 +122,12 @@ class Checkpoints:
         self._keys: dict[str, list[str]] = {ENDS: [], WITHIN: []}  # of receipts, oldest first
 
     def newest(self, epochs: int) -> Start:
-        """Returns the newest readable checkpoint that follows the committed epochs. `epochs` of them are
-        committed without a gap: an epoch that a repair left out in the middle is trained again.
+        """Returns the newest readable checkpoint that follows the committed epochs. `epochs` is the number of
+        committed epochs before the first gap: an epoch that is missing in the middle is trained again.
 
-        Unreadable checkpoints are removed, so that the epoch's next one can take their place, and so are
-        those of trainings whose epoch was not the committed one. Needs two listings, and the receipts of what
-        is listed.
+        Removes unreadable checkpoints, so that new ones can take their names, and checkpoints of trainings
+        that lost the commit of an epoch. Takes two listings, and reads the receipts of the listed
+        checkpoints.
         """
         self._keys = {ENDS: [], WITHIN: []}
         found: list[tuple[int, str, str, Receipt]] = []  # steps, folder, key, receipt
@@ -139,20 +147,20 @@ class Checkpoints:
             self._keys[folder].insert(0, key)
         if epochs and start.tensors is None:
             log.warning(
-                "%s: %d epochs are committed, but no checkpoint is left to go on from; training begins anew",
+                "%s: %d epochs are committed, but no checkpoint is left; training starts from the beginning",
                 self._step_store.name,
                 epochs,
             )
         done = start.steps // self._steps_per_epoch
         self._weights = self._committed_weights(done) or ""
         self._forget(WITHIN, KEPT if start.steps % self._steps_per_epoch else 0)
-        self._forget(ENDS, KEPT)  # their writer may have died before it could remove them
+        self._forget(ENDS, KEPT)  # an earlier writer may have died before it removed them
         return start
 
     def save(
         self, steps: int, tensors: Mapping[str, Tensor], workers: int, seconds: float, device: torch.device
     ) -> None:
-        """Commits the state within an epoch, after `steps` over all epochs."""
+        """Commits the state within an epoch, after `steps` steps counted over all epochs."""
         names = {WEIGHTS: self._weights, WORKERS: str(workers)}
         self._commit(WITHIN, steps, tensors, names, workers, seconds, device)
         self._forget(WITHIN, KEPT)
@@ -166,11 +174,12 @@ class Checkpoints:
         metrics: Mapping[str, Any],
         device: torch.device,
     ) -> bool:
-        """Commits the state at the end of an epoch, and its weights. True if the training may continue.
+        """Commits the state at the end of an epoch, and its weights; returns True if the training may
+        continue.
 
-        It may not continue if another training has committed different weights of this epoch, because what
-        follows has to be based on those. If the checkpoint of those weights is lost, no training can continue
-        from them, and this one continues.
+        It may not continue if another training has committed different weights of this epoch, because later
+        epochs must follow from the committed weights. It continues if the checkpoint of the committed weights
+        is lost, because then no training can resume from them.
         """
         workers, own = metrics["workers"], digest(weights)
         self._commit(ENDS, epoch, tensors, {WEIGHTS: own}, workers, 0.0, device)
@@ -181,8 +190,8 @@ class Checkpoints:
             if self._others_since(epoch):
                 return False
             log.warning(
-                "%s: epoch %d is committed with other weights, whose checkpoint is lost; the epochs after it "
-                "follow from the weights that this training came to",
+                "%s: epoch %d is committed with other weights, whose checkpoint is lost; later epochs follow "
+                "from the weights of this training",
                 self._step_store.name,
                 epoch,
             )
@@ -206,16 +215,17 @@ class Checkpoints:
         self._keys[folder].append(self._step_store.key(folder, number, inputs))
 
     def _forget(self, folder: str, kept: int) -> None:
-        """Removes all but the newest `kept`."""
+        """Removes all but the newest `kept` checkpoints of a folder."""
         keys = self._keys[folder]
         while len(keys) > kept:
             self._step_store.discard(keys.pop(0))
 
     def _belongs(self, receipt: Receipt, epoch: int) -> bool:
-        """True if a checkpoint is of this training and follows the committed weights of `epoch`; one that
-        follows different weights is removed. Earlier versions did not name the weights."""
-        beside = {name: value for name, value in receipt.inputs.items() if name not in (WEIGHTS, WORKERS)}
-        if beside != self._inputs:
+        """True if a checkpoint has the inputs of this training and follows the committed weights of `epoch`;
+        removes a checkpoint that follows different weights. Receipts of earlier versions do not name the
+        weights, and such a checkpoint belongs."""
+        inputs = {name: value for name, value in receipt.inputs.items() if name not in (WEIGHTS, WORKERS)}
+        if inputs != self._inputs:
             return False
         named, committed = receipt.inputs.get(WEIGHTS), self._committed_weights(epoch)
         if named is None or committed is None or named == committed:
@@ -224,8 +234,8 @@ class Checkpoints:
         return False
 
     def _committed_weights(self, epoch: int) -> str | None:
-        """Returns the digest of the committed weights of an epoch, empty before the first; None if the
-        receipt cannot be read."""
+        """Returns the digest of the committed weights of an epoch; empty for epoch 0, None if the receipt
+        cannot be read."""
         if not epoch:
             return ""
         try:
@@ -235,7 +245,7 @@ class Checkpoints:
             return None
 
     def _others_since(self, epoch: int) -> bool:
-        """True if a start would find a checkpoint of the committed epochs from this one on."""
+        """True if another training could resume from a checkpoint of epoch `epoch` or later."""
         epochs = unbroken(self._step_store.done("epochs", self._inputs))
         return any(
             (receipt := self._receipt(key)) is not None and self._belongs(receipt, number)
@@ -265,10 +275,10 @@ class Checkpoints:
 
 
 def _part(receipt: Receipt) -> tuple[str, int]:
-    """Returns the folder and the number of a part."""
+    """Returns the folder and number of the part that a receipt commits."""
     return receipt.part.partition("/")[0], receipt.number
 
 
 def unbroken(epochs: Collection[int]) -> int:
-    """Returns the number of epochs, from the first, without a gap."""
+    """Returns the number of consecutive epochs from the first."""
     return next(number for number in count() if number + 1 not in epochs)

@@ -1,4 +1,4 @@
-"""Ends a training when its loss is no longer finite, before anything of that epoch is committed."""
+"""Stops a training whose loss or weights are no longer finite, before that epoch is committed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dgflow.specs.training_task import TrainingTask
 
 @dataclass(frozen=True)
 class Finite:
-    """Checks of one epoch; all workers raise at the same step.
+    """Checks of one epoch. All workers raise at the same step.
 
-    Each raises FloatingPointError that names the epoch, the step and the learning rate.
+    The methods raise FloatingPointError, which names the epoch, the step and the learning rate.
     """
 
     task: TrainingTask
@@ -24,15 +24,16 @@ class Finite:
     epoch: int
 
     def check(self, total: Tensor, bad: bool, step: int) -> None:
-        """Checks the loss: `bad` means that the sum of the losses of an epoch's first `step` steps is not
-        finite, either on this worker (`total`) or on another."""
+        """Raises if `bad`: the sum of the losses of an epoch's first `step` steps is not finite on some
+        worker.
+        `total` is the sum of this worker."""
         if bad:
             found = "NaN or infinity of another worker" if total.isfinite() else float(total)
             untrained = self.epoch == 1 and step == 1
             raise self._error("training loss", found, f", step {step} of {self._steps},", untrained)
 
     def weights(self, metrics: Mapping[str, Any]) -> None:
-        """Checks the weights to be committed, and the held-out measurements."""
+        """Raises if a weight to be committed, or a held-out measurement, is not finite."""
         for name, value in self.task.trained.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self._error(
@@ -52,12 +53,12 @@ class Finite:
         if self.task.precision != "float32":
             remedy += ', or use precision="float32"'
         if untrained:
-            remedy = "no step had changed the weights yet: look at the data and at the first weights"
+            remedy = "no step had changed the weights yet: check the data and the initial weights"
         kept = "No epoch is committed yet"
         if self.epoch > 1:
             kept = (
-                "The epochs before it are committed and stay usable: take .epoch(n) with n < "
-                f"{self.epoch}, or set epochs below it"
+                "Earlier epochs are committed and can be used: select one with .epoch(n), n < "
+                f"{self.epoch}, or set epochs to fewer than {self.epoch}"
             )
         return FloatingPointError(
             f"expected a finite {what}, found {found} in epoch {self.epoch}{where} of {self.name} at "

@@ -1,24 +1,26 @@
 """The driver of a training: starts its workers through Ray Train, and restarts them after losses, until its
 epochs are done.
 
-Checkpoints and weights go to the root and not through Ray, so a run resumes from the same state whether a
-worker died, the driver died or another cluster took over. On a cluster the number of workers follows the
-hosts: after a loss the training continues with the remaining ones; if there is room for more, it stops at the
-end of an epoch and restarts with them. A loss costs the steps since the last checkpoint: since the start of
-the epoch, or since the last `placement.checkpoint_minutes` in a long one. If Ray announces that a host will
-be reclaimed, the workers commit a checkpoint immediately and restart without that host.
+Checkpoints and weights go to the root and not through Ray. So a run resumes from the same state after the
+death of a worker, after the death of the driver, and on another cluster.
+
+On a cluster the number of workers follows the hosts. After a loss the training continues with the remaining
+workers. If there is room for more, it stops at the end of an epoch and restarts with more. A loss costs the
+steps since the last checkpoint, which is written at the end of each epoch, and in a long epoch every
+`placement.checkpoint_minutes`. If Ray announces that a host will be reclaimed, the workers commit a
+checkpoint immediately and restart without that host.
 
 One driver trains a step at a time (`lease`). Another driver on the same root waits, uses the epochs as they
-appear, and takes over if the first has ended or given no sign of life.
+appear, and takes over if the first driver has ended or its heartbeat has stopped.
 
-The driver restarts workers; Ray Train's own restarts are off. A training that dies repeatedly without
-finishing another epoch is given up after `ATTEMPTS`. Deaths that came with the loss of a host, and starts for
-which there was no room, do not count.
+The driver restarts workers; Ray Train's own restarts are off. A training fails after `ATTEMPTS` deaths
+without another epoch in between. Deaths due to the loss of a host, and starts for which there was no room, do
+not count.
 
 A dead worker is detected immediately. A worker that hangs, or whose host is cut off, is detected after a
-minute (`SETTINGS`) or when Ray declares the host dead; the other workers are then ended too.
-`COLLECTIVE_SECONDS` is the last resort, for workers that wait for each other while Ray sees all of them
-alive; it is long because all wait while one commits an epoch.
+minute (`SETTINGS`) or when Ray declares the host dead; the other workers are then stopped too.
+`COLLECTIVE_SECONDS` is the last resort, for workers that wait for each other although Ray sees all of them
+alive. It is long because all workers wait while one of them commits an epoch.
 """
 
 from __future__ import annotations
@@ -71,18 +73,19 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL_SECONDS = 2.0
-WAIT_SECONDS, REMINDER_SECONDS = 5.0, 600.0  # between checks of another driver's training, and messages on it
+# Between two checks of another driver's training, and between two messages about it.
+WAIT_SECONDS, REMINDER_SECONDS = 5.0, 600.0
 COLLECTIVE_SECONDS = 900
 SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    # There was room a moment ago, so a host died meanwhile.
+    # There was room just before the start. If workers do not start now, a host has died.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 _OF_A_PEER = re.compile(r"onnection|[Tt]imed? ?out|[Ss]ocket|[Bb]roken pipe|gloo|NCCL")
 
 
 class TrainingFailed(RuntimeError):
-    """Raised if training ended without its epochs; carries the workers' own error as its cause."""
+    """Raised if a training ended before its epochs were done; its cause is the error of the workers."""
 
 
 def fit(
@@ -97,27 +100,32 @@ def fit(
     tell: Callable[[str], None] = log.info,
     on_note: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Trains until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each
-    appears.
+    """Trains until the weights of `epochs` epochs are committed.
 
-    `placement` comes from `cluster.resolved`. Training starts with as many workers as fit, at most
-    `placement.train_workers` and the slots of a batch, and waits on a cluster that has room for none. `tell`
-    receives a line when their number changes, and while it waits. `on_note(note)` receives the newest note of
-    the epoch in training, with its step and loss, every `NOTE_SECONDS`.
+    Training starts with as many workers as fit, at most `placement.train_workers` and `batch_size`. While a
+    cluster has no room for a worker, it waits.
+
+    Args:
+        placement: result of `cluster.resolved`.
+        on_epoch: called with the number of each epoch once it is committed.
+        tell: receives a line when the number of workers changes, and while the training waits.
+        on_note: receives the newest note of the current epoch, with its step and loss, about every
+            `NOTE_SECONDS`.
 
     Raises:
         TrainingFailed: the workers died `ATTEMPTS` times in a row without finishing another epoch.
-        Exception: any error of the workers' own code, such as a ValueError about its data.
+        Exception: an error that the workers' code raised, such as a ValueError about the data.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     use_gpu, may_grow, wish = bool(placement.num_gpus), elastic(), placement.train_workers
     capacity = Capacity(use_gpu, min(wish or batch_size, batch_size), asked=wish is not None, tell=tell)
     newest = unbroken(step_store.done("epochs", inputs))
-    deaths: list[_Death] = []  # since the last new epoch
-    before, lost, refused = 0, False, False
-    read = time.monotonic()  # when the note was last read
-    earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)  # of an attempt that ended
+    deaths: list[_Death] = []  # since the latest epoch
+    before, lost, refused = 0, False, False  # of the previous start: workers, died, lacked room
+    read = time.monotonic()  # time of the latest read of the note
+    # The note of an earlier attempt, which is not reported.
+    earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)
     lease, reminded = Lease(step_store), -math.inf
     try:
         while newest < epochs:
@@ -190,8 +198,8 @@ def fit(
 def _waiting(holder: Claim, name: str) -> str:
     return (
         f"waiting: process {holder.pid} on {holder.host} has trained {name} for {duration(holder.seconds)}. "
-        "This run uses its epochs as they appear, and takes over if that process ends or gives no sign of "
-        f"life for {STALE_SECONDS:.0f} s. To continue here immediately, end that process"
+        "This run uses its epochs as they appear, and takes over if that process ends or sends no heartbeat "
+        f"for {STALE_SECONDS:.0f} s. To continue here immediately, end that process"
     )
 
 
@@ -201,12 +209,13 @@ def _change(workers: int, before: int, lost: bool) -> str:
         return f"training grows to {number}"
     if workers < before and lost:
         gone = "one was" if before - workers == 1 else f"{before - workers} were"
-        return f"training goes on with {number}: {gone} lost"
-    return f"training {'goes on ' if before else ''}with {number}"
+        return f"training continues with {number}: {gone} lost"
+    return f"training {'continues ' if before else ''}with {number}"
 
 
 def _watched(job: TrainingJob, workers: int, look: Callable[[], None]) -> BaseException | None:
-    """Runs the workers and checks the root every few seconds; returns their error, if they had one."""
+    """Runs the workers until they end, and calls `look` every few seconds. Returns the error with which they
+    ended; None if there was none."""
     outcome: list[BaseException | None] = []
 
     def target() -> None:
@@ -238,18 +247,19 @@ def _watched(job: TrainingJob, workers: int, look: Callable[[], None]) -> BaseEx
     return outcome[0]
 
 
-def _newest(step_store: StepStore, inputs: Mapping[str, str], known: int) -> int:
-    """Returns the last epoch that is committed with all before it, of which `known` are."""
-    while step_store.is_committed("epochs", known + 1, inputs):
-        known += 1
-    return known
+def _newest(step_store: StepStore, inputs: Mapping[str, str], newest: int) -> int:
+    """Returns the last epoch that is committed without a gap before it, given that the epochs up to `newest`
+    are committed."""
+    while step_store.is_committed("epochs", newest + 1, inputs):
+        newest += 1
+    return newest
 
 
 @dataclass
 class _Death:
     """A death of workers that were started while `hosts` were alive.
 
-    `own` is None while the loss of a host may still turn out to be the cause.
+    `own` is False if the death came with the loss of a host, True if it did not, and None while that is open.
     """
 
     hosts: set[str]
@@ -258,8 +268,8 @@ class _Death:
 
 
 def _settle(deaths: list[_Death]) -> None:
-    """Decides which deaths came with the loss of a host, as far as known: Ray may declare a host dead only
-    after its workers were missed."""
+    """Decides which deaths came with the loss of a host. Ray may declare a host dead only after its workers
+    have died, so a death stays open for `HOST_DEATH_SECONDS`."""
     if all(death.own is not None for death in deaths):
         return
     alive = hosts_alive().keys()

@@ -1,14 +1,19 @@
-"""The lease on a training: one driver trains a step at a time, by claims of drivers in the root.
+"""The lease on a training, by which only one driver trains a step at a time. Drivers write claims to the
+root:
 
-    attempts/drivers-00007.json   the seventh claim; the newest one holds
+    attempts/drivers-00007.json   the seventh claim; the newest claim holds the lease
 
-A claim is created, so each number has one owner, which alone rewrites it as a sign of life. A later driver
-waits while the newest claim gives signs of life. It creates the next number once the claim has been silent
-for `STALE_SECONDS` by the store's clock, has ended, or its process on this very host is gone. A driver that
-was paused meanwhile finds a newer claim than its own and ends; so do its workers.
+The number of a claim has one owner, because the object is created exclusively. Only its owner rewrites it, as
+a heartbeat. A later driver waits while the newest claim has a heartbeat. It creates the next claim once
 
-No committed data depends on the lease: epochs of different trainings are distinguished by the names of their
-checkpoints. The lease only saves the work of a second training.
+- the newest one has had no heartbeat for `STALE_SECONDS` by the store's clock,
+- it is marked as ended, or
+- its process was on the same host and has ended.
+
+A driver that was paused meanwhile finds a newer claim than its own and stops, and so do its workers.
+
+No committed data depends on the lease: the names of checkpoints distinguish the epochs of different
+trainings. The lease only avoids the work of a second training.
 """
 
 from __future__ import annotations
@@ -30,13 +35,13 @@ from dgflow.store.processes import Process, has_ended, this_process
 from dgflow.store.runs import BEAT_SECONDS, STALE_SECONDS
 from dgflow.store.step_store import StepStore
 
-FOLDER = "drivers"  # of the notes of attempts
+FOLDER = "drivers"  # the folder in the names of the notes
 
 log = logging.getLogger(__name__)
 
 
 class Claim(BaseModel):
-    """A driver that trains a step, or has trained it."""
+    """The claim of a driver that trains a step, or has trained it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,12 +49,12 @@ class Claim(BaseModel):
     host: str = "an unknown host"
     pid: int = 0
     process: Process | None = None
-    seconds: float = 0.0  # since it started, at its latest sign of life
+    seconds: float = 0.0  # from its start to its latest heartbeat
     ended: bool = False
 
 
 class Lease:
-    """The right of this process to train a step; a thread gives signs of life from `take` to `end`."""
+    """The right of this process to train a step. A thread sends heartbeats from `take` to `end`."""
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class Lease:
         every: float = BEAT_SECONDS,
         process: Callable[[], Process | None] = this_process,
     ) -> None:
-        self.number = 0  # of this process's claim, 0 before the first
+        self.number = 0  # number of this process's claim; 0 before the first
         self.lost = True
         self._step_store, self._every = step_store, every
         self._claim = Claim(id=uuid4().hex, host=socket.gethostname(), pid=os.getpid(), process=process())
@@ -95,7 +100,7 @@ class Lease:
         return None
 
     def beat(self) -> None:
-        """Gives a sign of life, and checks if another driver has taken the lease meanwhile."""
+        """Sends a heartbeat, and checks whether another driver has taken the lease."""
         self._write({"seconds": time.monotonic() - self._began})
         self.lost = self.lost or is_lost(self._step_store, self.number)
 
@@ -114,7 +119,7 @@ class Lease:
             try:
                 self.beat()
             except StoreError as error:
-                log.warning("could not give a sign of life to other drivers: %s", error)
+                log.warning("could not send a heartbeat to other drivers: %s", error)
 
     def _stop(self) -> None:
         if self._thread is not None:
@@ -135,17 +140,17 @@ class Lease:
     def _read(self, number: int) -> Claim:
         try:
             return Claim.model_validate(self._step_store.attempt(FOLDER, number))
-        except ValidationError:  # unreadable, or removed since it was listed: its age decides
+        except ValidationError:  # unreadable, or removed since it was listed: only its age counts
             return Claim(id="")
 
 
 def is_lost(step_store: StepStore, number: int) -> bool:
-    """True if there is a newer claim than that number. Raises StoreError."""
+    """True if there is a claim with a higher number. Raises StoreError."""
     return max(step_store.noted(FOLDER), default=0) > number
 
 
 class Watch:
-    """Checks periodically, in a thread, if the claim of a worker's driver is still the newest."""
+    """Checks periodically, in a thread of a worker, whether the claim of its driver is still the newest."""
 
     def __init__(self, step_store: StepStore, number: int, every: float = BEAT_SECONDS) -> None:
         self.lost = False
@@ -162,4 +167,4 @@ class Watch:
             try:
                 self.lost = is_lost(self._step_store, self._number)
             except StoreError as error:
-                log.warning("could not see who trains %s: %s", self._step_store.name, error)
+                log.warning("could not check the lease on %s: %s", self._step_store.name, error)

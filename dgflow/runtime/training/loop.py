@@ -1,12 +1,14 @@
-"""The training loop of one worker, for the score network, the classifier and the discriminator alike.
+"""The training loop of one worker, for score networks, classifiers and discriminators.
 
-A batch is a pure function of (seed, step): its images and its noise. So the loop keeps no random state, a
-resumed run draws what an undisturbed one draws, and every worker computes its share of the same global batch.
-After every epoch a checkpoint is committed, then the weights with metrics of the held-out images. In a long
-epoch a checkpoint is also committed every `checkpoint_seconds`, and when a worker is notified that its host
-will be reclaimed. A killed run resumes from the last complete checkpoint; with the same number of workers on
-the CPU it ends with the same bits and the same training loss. With another number, which may change at each
-start, each batch and its gradient are the same except for rounding (and dropout, if a network has it).
+The images and the noise of a batch are a pure function of (seed, step). So the loop keeps no random state, a
+resumed run draws the same batches as an uninterrupted one, and every worker computes its share of the same
+global batch.
+
+After every epoch a checkpoint is committed, and then the weights, with metrics of the held-out images. In a
+long epoch a checkpoint is also committed every `checkpoint_seconds`, and when a worker is notified that its
+host will be reclaimed. A killed run resumes from the last complete checkpoint. With the same number of
+workers on the CPU it ends with the same bits and the same training loss. With another number of workers, each
+batch and its gradient are the same except for rounding (and dropout, if a network has it).
 
 The loop uses torch and the store, not Ray: `fit` runs it on many workers, tests in their own process.
 """
@@ -30,10 +32,10 @@ from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import Checkpoints, Start, restore, state, unbroken
 from dgflow.runtime.training.finiteness import Finite
-from dgflow.runtime.training.looks import Looks, Wish
 from dgflow.runtime.training.micro_batches import MicroBatches
 from dgflow.runtime.training.notes import EpochNotes
 from dgflow.runtime.training.saver import Saver
+from dgflow.runtime.training.syncs import Syncs, Wish
 from dgflow.specs.training_task import Measurement, TrainingTask
 from dgflow.store.step_store import StepStore
 
@@ -56,24 +58,26 @@ def train(
 ) -> None:
     """Trains to the end of epoch `epochs`, from the last complete checkpoint if there is one. Rank 0 commits.
 
-    `done` is the number of epochs that are committed without a gap; None looks it up. The loop returns early
-    in three cases:
+    The loop returns early in three cases:
 
-    - Rank 0 calls `enough` after each committed epoch except the last; if it is true all workers return, to
-      be started again in another number.
-    - A worker's `asks` requests it, within an epoch.
+    - `enough` is true on rank 0 after a committed epoch other than the last. All workers then return, so that
+      the training can start again with more workers.
+    - `asks` of a worker requests it within an epoch.
     - Another training has committed different weights of an epoch (`Checkpoints.finish`).
 
-    A checkpoint is committed within an epoch if a worker's `asks` requests it, and `checkpoint_seconds` after
-    the last one or the last epoch's end; 0 is never.
-
     Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
-    data, since the training started or resumed), `workers`, `micro_batches` if a worker's memory required
-    more than one, and those of `task.measurements`.
+    data since the training started or resumed), `workers`, `micro_batches` if a worker's memory required more
+    than one, and those of `task.measurements`.
+
+    Args:
+        done: number of epochs that are committed without a gap; None reads it from the store.
+        enough: called on rank 0 after each committed epoch; True ends the loop.
+        checkpoint_seconds: time from the last checkpoint to the next within an epoch; 0: none for its age.
+        asks: called on each worker at every sync; returns its `Wish` to save a checkpoint or leave the loop.
 
     Raises:
-        FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
-            rate. Earlier commits stay, and nothing of that epoch is committed.
+        FloatingPointError: the loss or the weights are not finite; the message names the epoch, the step and
+            the learning rate. Nothing of that epoch is committed, and earlier epochs are kept.
         ValueError: there are more workers than a batch has slots.
     """
     if task.batch_size < world_size:
@@ -93,8 +97,8 @@ def train(
 
 
 def share(batch_size: int, rank: int, world_size: int) -> range:
-    """Returns a worker's slots of a batch: together the shares are the whole batch, and their sizes differ by
-    at most one."""
+    """Returns a worker's slots of a batch. The shares of all workers form the whole batch, and their sizes
+    differ by at most one."""
     return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
@@ -130,14 +134,14 @@ class _Training:
                 return
 
     def _epoch(self, epoch: int, notes: EpochNotes, start: Start) -> bool:
-        """Trains one epoch, from `start` if that lies within it; True if the training has to end."""
+        """Trains one epoch, from `start` if that lies within it; returns True if the loop has to return."""
         task, first = self.task, (epoch - 1) * self.task.steps_per_epoch
         # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
         weight = len(self.slots) * self.world_size / task.batch_size
         began, waited = time.monotonic(), _waited(task)
         self.network.train()
         total, begun = self._total(start), max(0, start.steps - first)
-        looks = Looks(Finite(task, self.step_store.name, epoch), self.rank, self.world_size, begun)
+        syncs = Syncs(Finite(task, self.step_store.name, epoch), self.rank, self.world_size, begun)
         wish = Wish()
         for step in range(first + begun, first + task.steps_per_epoch):
             torch.manual_seed(step * self.world_size + self.rank)  # only dropout draws from it
@@ -149,10 +153,10 @@ class _Training:
             self.averages.update((step + 1) * task.batch_size, task.batch_size)
             total += loss
             number = step + 1 - first
-            wish = looks.after(number, total, self._wish)
+            wish = syncs.after(number, total, self._wish)
             notes.step(number, total, weight, self.saver.safe - first)
             if number == task.steps_per_epoch:
-                break  # its checkpoint is that of the epoch
+                break  # the checkpoint of the epoch follows
             if wish.save:
                 self._save(step + 1, total, start.seconds + time.monotonic() - began)
             if wish.leave:
@@ -164,27 +168,27 @@ class _Training:
         )
 
     def _wish(self) -> Wish:
-        """Returns this worker's own wish."""
+        """Returns the wish of this worker."""
         wish = self.asks()
         return wish._replace(save=wish.save or (self.rank == 0 and self.saver.due))
 
     def _save(self, steps: int, total: Tensor, seconds: float) -> None:
-        """Starts a checkpoint after `steps` over all epochs: rank 0 writes it, all contribute their
-        totals."""
+        """Starts writing a checkpoint after `steps` over all epochs, on rank 0, with the totals of all
+        workers."""
         totals = self._of_workers(float(total))
-        if self.rank == 0 and totals.isfinite().all():  # else the next look ends the training
+        if self.rank == 0 and totals.isfinite().all():  # otherwise the next sync ends the training
             tensors = state(self.task.trained, self.task.optimizer, self.averages) | {TOTALS: totals}
             self.saver.save(steps, tensors, self.world_size, seconds, self.task.device)
 
     def _total(self, start: Start) -> Tensor:
-        """Returns the sum of this worker's losses at `start`: its own sum, if the number of workers is the
-        same as before."""
+        """Returns the sum of this worker's losses at `start`; the mean over workers if their number has
+        changed."""
         totals = torch.zeros(1, dtype=torch.float64) if start.tensors is None else start.tensors[TOTALS]
         own = totals[self.rank] if len(totals) == self.world_size else totals.mean()
         return own.to(self.task.device, copy=True)
 
     def _finish(self, epoch: int, total: Tensor, before: float, began: float, data_wait: float) -> bool:
-        """Measures and commits an epoch; True, on rank 0, if the training has to end."""
+        """Measures and commits an epoch; returns True, on rank 0, if the loop has to return."""
         task = self.task
         train_loss = self._of_workers(float(total / task.steps_per_epoch)).mean()
         data_wait = round(float(self._of_workers(data_wait).max()), 4)
@@ -206,7 +210,7 @@ class _Training:
         return not goes_on
 
     def _resume(self, done: int | None) -> Start:
-        """Loads the newest complete checkpoint, which rank 0 chooses for all."""
+        """Loads the newest complete checkpoint, which rank 0 reads and sends to all workers."""
         shared = [Start()]
         if self.rank == 0:
             usable = unbroken(self.step_store.done("epochs", self.inputs)) if done is None else done
@@ -219,7 +223,7 @@ class _Training:
             return start
         restore(self.task.trained, self.task.optimizer, self.averages, start.tensors)
         totals = {name: value for name, value in start.tensors.items() if name == TOTALS}
-        return replace(start, tensors=totals or None)  # the state itself is no longer needed in memory
+        return replace(start, tensors=totals or None)  # frees the memory of the state
 
     def _of_workers(self, value: float) -> Tensor:
         """Returns the value of every worker, float64 [world_size]."""
@@ -230,36 +234,36 @@ class _Training:
 def _noted(
     step_store: StepStore, epoch: int, rank: int, start: Start, steps: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """Notes who trains the epoch of so many steps, from `start`, and the error that ended it early; the
-    context's value adds to the note, on rank 0."""
-    own = attempt()
-    own["started"] -= start.seconds
+    """Returns a context in which rank 0 notes the attempt at an epoch of `steps` steps, and the error that
+    ends it. The value of the context is a function that adds fields to the note; None on other ranks."""
+    note = attempt()
+    note["started"] -= start.seconds
     if (safe := start.steps - (epoch - 1) * steps) > 0:
-        own |= {"safe": safe, "steps": steps}
+        note |= {"safe": safe, "steps": steps}
     if rank == 0:
-        step_store.note_attempt("epochs", epoch, own)
+        step_store.note_attempt("epochs", epoch, note)
 
     def write(fields: Mapping[str, Any]) -> None:
-        step_store.note_attempt("epochs", epoch, own | dict(fields))
+        step_store.note_attempt("epochs", epoch, note | dict(fields))
 
     try:
         yield write if rank == 0 else None
     except Exception as error:
         if rank == 0:
-            step_store.note_attempt("epochs", epoch, own | failed(error))
+            step_store.note_attempt("epochs", epoch, note | failed(error))
         raise
 
 
 def _moments(task: TrainingTask) -> int:
-    """Returns the bytes that the optimiser will still allocate: two moments of each trainable parameter,
-    before its first step."""
+    """Returns the bytes that the first step of the optimiser will allocate: two moments of each trainable
+    parameter. 0 after the first step."""
     if task.optimizer.state:
         return 0
     return 2 * sum(each.nbytes for each in task.trained.parameters() if each.requires_grad)
 
 
 def _slowness(task: TrainingTask) -> dict[str, Any]:
-    """Returns a warning for the receipt if float32 would be faster."""
+    """Returns a warning for the receipt if bfloat16 is slower than float32 on this machine."""
     if task.precision != "bfloat16" or lacks_kernels() or not (warning := slow_bfloat16()):
         return {}
     return {"warnings": [warning]}
@@ -270,7 +274,7 @@ def _waited(task: TrainingTask) -> float:
 
 
 def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
-    """Returns metrics of the held-out items, of which each worker measures every `world_size`-th."""
+    """Returns the metrics of the held-out items; each worker measures every `world_size`-th item."""
     task.network.eval()
     metrics: dict[str, Any] = {}
     for each in task.measurements:
@@ -294,7 +298,7 @@ def _measured(network: nn.Module, measurement: Measurement, rank: int, world_siz
 
 
 def _fitting(network: nn.Module, measurement: Measurement, items: Tensor) -> list[dict[str, Tensor]]:
-    """Returns the values of some items, in halves if memory does not suffice for all at once."""
+    """Returns the values of some items; divides them into halves while memory does not suffice."""
     try:
         return [measurement.measure(network, items)]
     except RuntimeError as error:

@@ -1,9 +1,8 @@
-"""Micro-batches: a worker's share of a batch in as many parts as its memory requires, with the gradient of
-the whole.
+"""Micro-batches: divides a worker's share of a batch into as many parts as its memory requires.
 
-A batch is a pure function of (seed, step, slots), so a part is what an additional worker would compute: the
-gradients of the parts, weighted by their rows, add up to that of the share except for rounding (and dropout).
-The number of parts is found by running out of memory, and is not part of identity.
+A batch is a pure function of (seed, step, slots), so a part is what an additional worker would compute. The
+gradients of the parts, weighted by their rows, add up to the gradient of the share except for rounding (and
+dropout). The number of parts grows when memory runs out, and is not part of identity.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class MicroBatches:
     """Forward and backward passes of this worker's slots, in `parts` parts.
 
     A single worker that runs out of memory doubles the parts and repeats the step. Several workers
-    synchronise within backward, so none can repeat it alone: each finds its parts beforehand, by `probe`, and
-    running out of memory later ends the worker.
+    synchronise within backward, so none of them can repeat it alone. Each determines its parts beforehand, by
+    `probe`; running out of memory later ends the worker.
     """
 
     def __init__(self, task: TrainingTask, network: nn.Module, of: str, *, alone: bool) -> None:
@@ -37,8 +36,7 @@ class MicroBatches:
         self._task, self._network, self._of, self._alone = task, network, of, alone
 
     def backward(self, slots: Tensor, step: int, weight: float) -> Tensor:
-        """Adds the gradients of `weight` times the mean loss of the slots to the parameters; returns that
-        value.
+        """Computes the gradients of `weight` times the mean loss of the slots; returns that value.
 
         Raises:
             ValueError: memory does not suffice for one row.
@@ -48,8 +46,8 @@ class MicroBatches:
         return self._fitting(slots, lambda: self._attempt(slots, step, weight, meet=True))
 
     def probe(self, slots: Tensor, step: int, reserve: int) -> None:
-        """Finds the number of parts without synchronising with other workers; `reserve` bytes are held
-        meanwhile, for what the first step of the optimiser will allocate. Leaves no gradients."""
+        """Determines the number of parts without synchronising with other workers, and leaves no gradients.
+        `reserve` bytes are allocated meanwhile, in place of what the optimiser's first step will allocate."""
 
         def attempt() -> None:
             held = torch.empty(reserve, dtype=torch.uint8, device=self._task.device)
@@ -68,7 +66,7 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 self._double(slots, error)
-            torch.cuda.empty_cache()  # after the handler: until its end the error holds the step's tensors
+            torch.cuda.empty_cache()  # not in the handler, where the error still refers to the step's tensors
 
     def _attempt(self, slots: Tensor, step: int, weight: float, *, meet: bool) -> Tensor:
         self._task.optimizer.zero_grad(set_to_none=True)
@@ -86,13 +84,13 @@ class MicroBatches:
     def _double(self, slots: Tensor, error: RuntimeError) -> None:
         if self.parts >= len(slots):
             raise ValueError(
-                f"{self._of}: expected GPU memory for one row of a batch, found too little ({error}); take "
+                f"{self._of}: expected GPU memory for one row of a batch, found too little ({error}); use "
                 'GPUs with more memory, or train with precision="bfloat16"'
             ) from error
         self.parts = min(2 * self.parts, len(slots))
         log.warning(
-            "%s: out of GPU memory; this worker trains on its %d rows of a batch in %d parts, with the same "
-            "gradient except for rounding",
+            "%s: out of GPU memory; this worker now processes its %d rows of a batch in %d parts, with the "
+            "same gradient except for rounding",
             self._of,
             len(slots),
             self.parts,

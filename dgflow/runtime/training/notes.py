@@ -1,8 +1,7 @@
-"""The progress within an epoch, which the first worker adds to its note of the attempt at that epoch.
+"""Writes the progress within an epoch to the note of the attempt at that epoch, on the first worker.
 
-The note is a small object in the root that stays until the epoch is committed and is then removed by gc. It
-is rewritten every `NOTE_SECONDS`, so a long epoch shows its steps and loss at the cost of a few requests per
-minute.
+The note is a small object in the root, which gc removes once the epoch is committed. It is rewritten every
+`NOTE_SECONDS`, so a long epoch shows its steps and loss at the cost of four requests per minute.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 NOTE_SECONDS = 15.0
-FIRST_SECONDS = 5.0  # until the first note in an epoch: a quarter of a minute is long for an observer
+FIRST_SECONDS = 5.0  # from the start of an epoch to its first note
 WITHIN = ("step", "steps", "loss", "safe")
-"""The fields of a note: steps done, steps of the epoch, mean loss of these, and the steps that a loss of the
-workers would not undo, where there is a checkpoint within the epoch."""
+"""The fields of a note: steps done, steps of the epoch, mean loss of the steps done, and if there is a
+checkpoint within the epoch, the steps before it."""
 
 
 class EpochNotes:
-    """The steps of one epoch, noted from time to time by `write(fields)`; with `write` None nothing is
-    noted."""
+    """Notes the steps of one epoch by calling `write(fields)` periodically; with `write` None it does
+    nothing."""
 
     def __init__(
         self,
@@ -33,8 +32,8 @@ class EpochNotes:
         self._next = clock() + FIRST_SECONDS
 
     def step(self, done: int, total: SupportsFloat, weight: float = 1.0, safe: int = 0) -> None:
-        """Records that `done` steps of the epoch are done, of which a checkpoint holds `safe`; `total` is the
-        sum of their losses, each times `weight`."""
+        """Records that `done` steps of the epoch are done, the first `safe` of which are in a checkpoint.
+        `total` is the sum of their losses, each multiplied by `weight`."""
         if self._write is None or self._clock() < self._next:
             return
         self._next = self._clock() + NOTE_SECONDS

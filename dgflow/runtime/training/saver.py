@@ -1,9 +1,9 @@
-"""Checkpoints within an epoch: when one is due, and writing it concurrently with the training.
+"""Writes checkpoints within an epoch, concurrently with the training, and decides when one is due.
 
-The training waits only for the copy of its state to memory: weights, two moments and averages, 16 bytes per
-parameter, at 0.7 s of CPU per GB (two cores beside other programs; from a GPU the bus decides). A thread
-computes digests, writes the file and uploads it: 5.4 s of CPU per GB, and the network's time. The end of an
-epoch, and a further checkpoint, wait for one that is being written.
+The training waits only while its state is copied: weights, two moments and averages, 16 bytes per parameter,
+at 0.7 s of CPU per GB (two busy cores; from a GPU the bus is the limit). A thread computes digests, writes
+the file and uploads it, which takes 5.4 s of CPU per GB and the time of the network. The end of an epoch, and
+the next checkpoint, wait until the current checkpoint is written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes one checkpoint at a time, `every` seconds after the end of the last one or of the last epoch; 0:
-    only requested checkpoints.
+    """Writes one checkpoint at a time. One is due `every` seconds after the last one was written or the last
+    epoch ended; with 0, never.
 
-    A checkpoint that cannot be written is a warning: the previous one remains, and the epoch's own follows.
+    If a checkpoint cannot be written, a warning is logged: the previous one remains, and the checkpoint of
+    the epoch follows.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
         self._last = clock()
-        self.safe = 0  # steps over all epochs of the newest checkpoint that was written or found
+        self.safe = 0  # steps, over all epochs, before the newest checkpoint
 
     @property
     def due(self) -> bool:
@@ -47,7 +48,7 @@ class Saver:
     def save(
         self, steps: int, tensors: Mapping[str, Tensor], workers: int, seconds: float, device: torch.device
     ) -> None:
-        """Starts to write the state after `steps` over all epochs; arguments as for `Checkpoints.save`."""
+        """Starts writing a checkpoint after `steps` over all epochs; arguments as for `Checkpoints.save`."""
         self.wait()
         self._writing = self._thread.submit(self._write, steps, tensors, workers, seconds, device)
 
@@ -58,7 +59,7 @@ class Saver:
             self._writing = None
 
     def restart(self) -> None:
-        """Restarts the interval, because an epoch is committed."""
+        """Restarts the interval, because an epoch was committed."""
         self._last = self._clock()
 
     def close(self) -> None:

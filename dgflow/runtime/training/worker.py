@@ -1,7 +1,7 @@
-"""One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop.
+"""The function that Ray Train runs in each worker of a training: sets the device and runs the training loop.
 
-Workers use NCCL if each has a GPU that torch sees, else gloo. A worker whose GPU is missing raises an error,
-unless GPUs are emulated (`devices.check_gpu`).
+Workers use NCCL if torch sees a GPU in each of them, otherwise gloo. A worker whose GPU is missing raises
+NoDevice, unless GPUs are emulated (`devices.check_gpu`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dgflow.runtime.devices import check_gpu
 from dgflow.runtime.environment import without_gpus
 from dgflow.runtime.ray_private import is_preempted
 from dgflow.runtime.training.lease import Watch
-from dgflow.runtime.training.looks import Wish
 from dgflow.runtime.training.loop import train
+from dgflow.runtime.training.syncs import Wish
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.step_store import StepStore
 
@@ -40,8 +40,9 @@ _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 @dataclass
 class TrainingJob:
-    """The work of every worker. `wish` is the maximum number of workers, None for as many as fit; `claim` is
-    the number of the driver's `lease`."""
+    """The arguments of every worker. `wish` is the maximum number of workers, None for as many as fit;
+    `claim`
+    is the number of the driver's claim (`lease`)."""
 
     make_task: Callable[[], TrainingTask]
     step_store: StepStore
@@ -57,14 +58,14 @@ class TrainingJob:
 
 
 def work(job: TrainingJob) -> None:
-    """Runs in each worker."""
+    """Trains; called in each worker."""
     context, began = get_context(), time.monotonic()
     world_size = context.get_world_size()
     if job.use_gpu:
         check_gpu(ray.get_runtime_context().get_node_id())
     if job.use_gpu and torch.cuda.is_available():
-        # Each worker sees all GPUs of its node and would take the first one, so this comes before the task is
-        # made and before the first collective.
+        # Each worker sees all GPUs of its node and would use the first one, so the device is set before the
+        # task is made and before the first collective operation.
         torch.cuda.set_device(get_device())
     else:
         without_gpus()
@@ -97,10 +98,10 @@ def work(job: TrainingJob) -> None:
 
 
 def room_for_more(job: TrainingJob, workers: int) -> bool:
-    """True if more than `workers` are wanted and the cluster has room for another one now."""
+    """True if more than `workers` workers are wanted and the cluster has room for another one now."""
     if workers >= min(job.wish or job.batch_size, job.batch_size):
         return False
-    # All resources, and those that are free: other work on the cluster may hold some.
+    # Both the total and the free resources count: other work on the cluster may use some.
     free = ray.available_resources().get("GPU" if job.use_gpu else "CPU", 0)
     return free >= 1 and slots(1.0 if job.use_gpu else 0.0) > workers
 
@@ -111,11 +112,12 @@ def _shared(network: nn.Module) -> nn.Module:
 
 
 class ProcessGroup(TorchConfig):
-    """Ray's own set-up of the process group, with two changes.
+    """Ray's configuration of the process group, with two changes.
 
-    If a worker's torch sees no GPU, gloo replaces NCCL. The workers are asked, since the driver's host may
-    have no GPU while theirs do. And gloo listens at the address under which Ray knows the host; by default it
-    takes the address of the host's name, which on many systems is loopback.
+    - If torch sees no GPU in a worker, gloo replaces NCCL. This is determined in the workers, because the
+      driver's host may have no GPU.
+    - Gloo listens at the address by which Ray knows the host. By default gloo resolves the host's name, which
+      is loopback on many systems.
     """
 
     @property
@@ -137,7 +139,7 @@ def _listen_where_ray_does() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Returns the network interface with an IPv4 address; None if there is none, or this is not Linux."""
+    """Returns the network interface that has this IPv4 address; None if there is none, or outside Linux."""
     if sys.platform != "linux":
         return None
     import fcntl

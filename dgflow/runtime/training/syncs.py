@@ -1,9 +1,9 @@
-"""The steps of an epoch at which its workers synchronise: is the loss finite, is a checkpoint wanted?
+"""Synchronises the workers of an epoch: they agree whether the loss is finite, and whether to save or stop.
 
-Clocks and notices differ between workers, so they exchange both in one sum. A look of several workers costs
-an all-reduce of four numbers and a wait for the device, so it happens every `EVERY` steps. If steps are slow
-it happens every `SECONDS`, by the clock of the first worker, which tells the others when. A single worker
-checks after every step, and waits for its device no more often.
+A sync of several workers costs an all-reduce of four numbers and a wait for the device, so it happens every
+`EVERY` steps. If steps are slow, it happens about every `SECONDS`, by the clock of the first worker, which
+announces the next sync to the others. A single worker without a GPU checks after every step; with a GPU it
+checks the loss, for which it waits for the device, every `EVERY` steps.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor
 
 from dgflow.runtime.training.finiteness import Finite
 
-EVERY = 10  # maximum number of steps between two looks
-SECONDS = 5.0  # time between two looks, if that is fewer steps: a host is reclaimed at short notice
+EVERY = 10  # maximum number of steps between two syncs
+SECONDS = 5.0  # time between two syncs, if that is fewer steps: a host is reclaimed at short notice
 
 
 class Wish(NamedTuple):
-    """A wish of one worker, or of any: a checkpoint of this step, and an end after it."""
+    """A request of one worker, or of any: `save` a checkpoint after this step, `leave` the loop after it."""
 
     save: bool = False
     leave: bool = False
 
 
-class Looks:
-    """The looks of one epoch after each of its steps, counted from `begun`, on `rank` of `world_size`."""
+class Syncs:
+    """The syncs of one epoch, of which `begun` steps are done, for the worker `rank` of `world_size`."""
 
     def __init__(
         self,
@@ -45,10 +45,11 @@ class Looks:
         self._next = begun + EVERY
 
     def after(self, step: int, total: Tensor, wish: Callable[[], Wish]) -> Wish:
-        """Returns the combined wish of all workers after `step` steps of the epoch; `wish` returns this
-        worker's own.
+        """Returns the combined wish of all workers after `step` steps of the epoch; between two syncs, no
+        wish.
+        `wish` returns the wish of this worker.
 
-        Raises FloatingPointError, on all workers, if the loss `total` of one is not finite.
+        Raises FloatingPointError on all workers if the sum of losses `total` of any is not finite.
         """
         last = step >= self._finite.task.steps_per_epoch
         alone = self._world_size == 1
@@ -58,17 +59,17 @@ class Looks:
             self._next = step + EVERY
             self._finite.check(total, bool(~total.isfinite()), step)
             return wish()
-        told = torch.tensor([0.0, *wish(), self._until_next(step)], dtype=torch.float64)
-        told = told.to(total.device)
-        told[0] = ~total.isfinite()
-        dist.all_reduce(told)
-        bad, save, leave, until_next = told.tolist()
+        sums = torch.tensor([0.0, *wish(), self._until_next(step)], dtype=torch.float64)
+        sums = sums.to(total.device)
+        sums[0] = ~total.isfinite()
+        dist.all_reduce(sums)
+        bad, save, leave, until_next = sums.tolist()
         self._next = step + int(until_next)
         self._finite.check(total, bad > 0, step)
         return Wish(save > 0, leave > 0)
 
     def _until_next(self, step: int) -> int:
-        """Returns the number of steps until the next look, set by the first worker; 0 from the others."""
+        """Returns the number of steps until the next sync, which only the first worker sets; 0 on others."""
         if self._rank:
             return 0
         now = self._clock()
