@@ -1,8 +1,9 @@
 """dgflow: Discriminator Guidance for pretrained diffusion models as one distributed, resumable workflow on
 Ray.
 
-What a recipe needs is here. The public names are those of `__init__.pyi`; each is imported at its first use,
-so that importing dgflow loads nothing else. Building a recipe and planning one load neither torch nor ray.
+This package exports everything that a recipe needs. The public names are listed in `__init__.pyi`. Each is
+imported at its first use, so importing dgflow loads no other package. Building and planning a recipe load
+neither torch nor ray.
 """
 
 import ast
@@ -13,7 +14,7 @@ from typing import Any
 
 
 def _public() -> dict[str, str | None]:
-    """The modules of the public names; None for a name that is a module itself."""
+    """Map the public names to their modules; None for a name that is itself a module."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text())
     lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
     return {alias.name: line.module for line in lines for alias in line.names}

@@ -1,5 +1,6 @@
-"""The public names, one line each, for type checkers and for `dgflow` itself, which imports each at its first
-use."""
+"""The public names, one line each. Type checkers read this file, and so does `dgflow`, which imports each
+name at its first use.
+"""
 
 from dgflow._version import __version__ as __version__
 from dgflow.cli import main as main

@@ -1,4 +1,4 @@
-"""`python -m dgflow`: the command `dgflow`."""
+"""Runs the command `dgflow` for `python -m dgflow`."""
 
 from dgflow.cli.tool import main
 

@@ -1,6 +1,6 @@
-"""Optional packages, and the extras that install them.
+"""Optional packages, and the extras of dgflow that install them.
 
-They are imported in the functions that use them. If one is missing, the message names the extra.
+Optional packages are imported in the functions that use them. If one is missing, the error names its extra.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
 }
-"""The extras that install a package, by import name; the first one suffices."""
+"""Import name of a package -> the extras that install it, each of which suffices."""
 
 
 def installed(package: str) -> bool:
@@ -46,7 +46,7 @@ def require(package: str, purpose: str) -> None:
 
 
 def explained(error: ModuleNotFoundError) -> str | None:
-    """The remedy for a failed import; None if no extra has the package."""
+    """Explain a failed import, with the remedy; None if no extra installs the package."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS or installed(package):
         return None
@@ -55,5 +55,5 @@ def explained(error: ModuleNotFoundError) -> str | None:
 
 def _install(package: str) -> str:
     first, *others = EXTRAS[package]
-    alone = "; 'dgflow[metrics]' has what metrics on one machine need" if "metrics" in others else ""
-    return f"pip install 'dgflow[{first}]'{alone}"
+    smaller = "; 'dgflow[metrics]' suffices for metrics on one machine" if "metrics" in others else ""
+    return f"pip install 'dgflow[{first}]'{smaller}"

@@ -21,8 +21,10 @@ Methods = Annotated[Sequence[str], "methods to compare with plain sampling; by d
 Precision = Annotated[
     Literal["float32", "tf32", "bfloat16", "float16"], "precision of the networks while sampling"
 ]
-Likelihood = Annotated[int, "real images to measure in bits per dimension; 0: none"]
-Mechanism = Annotated[int, "real images, and samples per arm, for the figures of mechanism; 0: none"]
+Likelihood = Annotated[int, "real images whose likelihood is measured (bits per dimension); 0: none"]
+Mechanism = Annotated[
+    int, "real images, and samples per arm, for the figures on how guidance works; 0: no such figures"
+]
 SkipBroken = Annotated[int, "maximum number of broken images to skip"]
 KeepPixels = Annotated[
     bool, "store the prepared images; otherwise the source is encoded directly, to the same latents"
@@ -38,7 +40,7 @@ SecondOrderWeight = Annotated[float, "weight of the discriminator's gradient in 
 TauMin = Annotated[float, "lowest time (linear-VP, 0 to 1) at which the discriminator guides"]
 TauMax = Annotated[float, "highest time at which the discriminator guides; 1: no upper end"]
 
-# The same, or chosen by Gain (theorem 2 of the paper) on held-out real images.
+# The same options, whose values can also be chosen by Gain (theorem 2 of the paper) on held-out real images.
 GuidanceWeightOrGain = Annotated[
     float | Literal["gain"], "weight of the discriminator's gradient; gain: the weight with the largest Gain"
 ]

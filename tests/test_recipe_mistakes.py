@@ -204,7 +204,7 @@ def test_a_command_behind_its_options_is_told_with_the_right_order(monkeypatch, 
         dg.main(tiny.workflow)
     assert ended.value.code == 2
     printed = capsys.readouterr().err
-    assert "found 'plan' behind them" in printed and "plan --root runs/x`" in printed
+    assert "found 'plan' after them" in printed and "plan --root runs/x`" in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -92,7 +92,7 @@ def test_the_roots_beside_below_and_above_a_mistyped_one_are_told(call, tmp_path
 def test_a_root_of_other_recipes_is_told(call, tmp_path, command):
     make_root(tmp_path / "root", "generate-0123456789ab")
     found = call(command, "--root", "root")
-    assert "nothing of this recipe, with these options, at this root" in found.stderr
+    assert "this root has no step of this recipe with these options" in found.stderr
     assert "holds other steps, generate-0123456789ab" in found.stderr
 
 

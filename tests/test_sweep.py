@@ -154,7 +154,7 @@ def test_a_sweep_that_was_interrupted_goes_on_where_it_was(call, monkeypatch):
 
     monkeypatch.setattr(Arms, "compute", stopped)
     status, _, err = call("sweep", "--guidance-weight", "0.5,1,2,3")
-    assert status == 130 and "the same command goes on from there" in err and len(COMPUTED) == 3
+    assert status == 130 and "the same command continues from there" in err and len(COMPUTED) == 3
     monkeypatch.setattr(Arms, "compute", compute)
     assert call("sweep", "--guidance-weight", "0.5,1,2,3")[0] == 0
     assert COMPUTED[3:] == ["2.0 8 [1, 2, 3] 0", "3.0 8 [1, 2, 3] 0"]
@@ -324,7 +324,7 @@ ERRORS = [
     ("--steps 4,8 --by fid", "expected --select-on SEEDS with --by, found none"),
     (
         "--steps 4,8 --select-on 3,4",
-        "expected other seeds than those that are reported, --seeds 1,2,3, found 3",
+        "expected seeds that are not among the reported ones, --seeds 1,2,3, found 3",
     ),
     ("--seeds 1;2 --select-on 3", "expected one list of --seeds, on which the choice is reported, found 2"),
     (

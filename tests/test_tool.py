@@ -234,12 +234,10 @@ def test_every_format_of_an_export_holds_the_same_pixels(dgflow, made, tmp_path,
 
 def test_an_export_leaves_what_is_there_as_it_was(dgflow, made, measured_root, measure, tmp_path):
     (tmp_path / "out.npz").write_bytes(b"mine")
-    assert (
-        "found something there, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
-    )
+    assert "found one, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
     measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
     features = measured_root / step_with_rows(measured_root, 5)
-    assert "found something there, which is not overwritten" in dgflow("export", features, "out.npz").error
+    assert "found one, which is not overwritten" in dgflow("export", features, "out.npz").error
     assert [path.name for path in tmp_path.iterdir()] == ["out.npz"] and (
         tmp_path / "out.npz"
     ).read_bytes() == b"mine"
@@ -339,7 +337,7 @@ def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_
             process.kill()
     errors = (tmp_path / "stderr").read_text()
     assert (tmp_path / "stdout").read_text() == "" and "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("error: interrupted; what was committed stays")
+    assert errors.splitlines()[-1].startswith("error: interrupted; committed parts are kept")
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in done}
     found = dgflow(*command, "--json")
     assert found.status == 0, found.stderr

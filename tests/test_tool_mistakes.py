@@ -63,7 +63,7 @@ def _write_sources(folder: Path) -> None:
         ("float.npz", "images.npz", [], ["uint8", "arr_0 of float.npz", "float64", "save uint8"]),
         ("latents.npz", "images.npz", [], ["(rows, height, width, 1 or 3)", "(3, 4, 8, 8)"]),
         ("empty.npz", "images.npz", [], ["empty.npz", "(0, 8, 8, 3)"]),
-        ("damaged.npz", "images.npz", [], ["damaged.npz", "cut short"]),
+        ("damaged.npz", "images.npz", [], ["damaged.npz", "truncated"]),
         ("other.npz", "images.npz", [], ["arr_0, samples", "['weights']"]),
         ("words.txt", "images.npz", [], ["words.txt", "another kind"]),
         ("folder", "images.npz", [], ["images, .parquet files or tars in folder"]),
@@ -127,7 +127,7 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them_by_hand_and_are
     command = ("metrics", made / "a.npz", made / "a.npz", *ADM, "--metric", "f1", "--root", "my root")
     found = dgflow(*command)
     assert "no network" in found.error and "--weights FILE" in found.error
-    match = re.search(r"fetch that file elsewhere and put it at (.*?), or", found.error)
+    match = re.search(r"download that file elsewhere and copy it to (.*?), or", found.error)
     assert match
     place = Path(match[1])
     assert place.is_relative_to(tmp_path / "my root") and place.suffix == ".pth"

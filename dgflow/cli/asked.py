@@ -10,14 +10,12 @@ from typing import Any
 
 from dgflow.store.runs import Asked, without_secrets
 
-GIT_SECONDS = 5.0  # timeout, for a large work tree on a slow disk
+GIT_SECONDS = 5.0  # timeout of git, which may have a large work tree on a slow disk
 
 
 def asked(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Asked:
-    """Describe the command line of this process, which calls `function`, the recipe `name`, with these
-    options.
-
-    Runs no other program: see `with_commit`.
+    """Describe the command line of this process, which calls the recipe `name`, a `function`, with these
+    options. Does not determine the git commit, see `with_commit`.
     """
     defaults = {key: each.default for key, each in inspect.signature(function).parameters.items()}
     module = sys.modules.get(function.__module__)

@@ -1,4 +1,5 @@
-"""Call a recipe and check its result; a mistake in the recipe becomes one message with file and line."""
+"""Call a recipe and check its result. A mistake in the recipe is reported as one message with file and
+line."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,8 @@ class RecipeError(ValueError):
 def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
     """Call the recipe with these parameters and return its target.
 
-    Raises RecipeError for a mistake in the recipe: a field that a class does not have, a reference of another
-    kind, an error in its own lines, or a returned value that is not a target.
+    Raises RecipeError for a mistake in the recipe: an unknown field, a reference of the wrong kind, an error
+    in the recipe's own lines, or a returned value that is not a target.
     """
     try:
         target = workflow(**given)
@@ -55,12 +56,12 @@ def _checked(target: Any, workflow: Callable[..., Any]) -> Target:
     if isinstance(target, list | tuple | set | dict):
         ends = "return one step: several arms go into one Evaluate(arms={...})"
     elif isinstance(target, type):
-        ends = "return what the class gives for its fields"
+        ends = "return an instance of the class, with values for its fields"
     raise RecipeError(f"{place}: expected {code.co_name} to return a step, found {what}; {ends}")
 
 
 def _words(error: Exception) -> str:
-    """The error as one text; Python's errors with their class and the nearest name."""
+    """Format an error as one text. An error of Python itself includes its class and a similar name."""
     if isinstance(error, ValidationError):
         return described(error)
     text = str(error)

@@ -1,4 +1,5 @@
-"""Replace characters that the output's encoding lacks, so that a terminal without UTF-8 never fails a run."""
+"""Replace characters that the output's encoding lacks, so that a run also works on a terminal without
+UTF-8."""
 
 import codecs
 import io

@@ -13,7 +13,7 @@ def collect_garbage(store: ObjectStore, *, yes: bool, json: bool) -> int:
     for line in collected.left:
         print(f"  not touched: {line}")
     for key in collected.restored:
-        print(f"  put back, as it was committed meanwhile: {key}")
+        print(f"  restored, because a run committed it meanwhile: {key}")
     if collected.number and not yes:
         print("nothing was removed; add --yes to remove it")
     if json:

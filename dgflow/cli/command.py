@@ -8,7 +8,7 @@ from typer.exceptions import TyperException
 
 
 class RecipeCommand(TyperCommand):
-    """A command whose error names the right order if a command's name follows the options."""
+    """A command whose error states the right order if the command's name follows the options."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         given = list(args)
@@ -22,15 +22,15 @@ class RecipeCommand(TyperCommand):
                 options = " ".join(word for word in given if word != name)
                 recipe = Path(ctx.parent.info_name or "RECIPE.py").name if ctx.parent else "RECIPE.py"
                 error.message = (
-                    f"expected the command before its options, found '{name}' behind them; write "
+                    f"expected the command before its options, found '{name}' after them; write "
                     f"`{recipe} {name} {options}`"
                 )
             raise
 
 
 def as_written(text: str) -> str:
-    """Format a docstring for help; paragraphs with indented lines, such as lists of commands, keep their
-    lines.
+    """Format a docstring for help. Paragraphs with indented lines, such as lists of commands, keep their line
+    breaks.
     """
     paragraphs = text.split("\n\n")
     return "\n\n".join(

@@ -1,7 +1,7 @@
-"""Completion of the command `dgflow` in bash and zsh, by a script that does not run Python: a key press takes
-milliseconds instead of the seconds of a start.
+"""Completion of the command `dgflow` in bash and zsh.
 
-The script completes commands, options and listed values; everything else is completed as a file name, which
+The script does not run Python, so a completion takes milliseconds instead of the seconds that dgflow takes to
+start. It completes commands, options and listed values. Everything else is completed as a file name, which
 includes steps in a local root.
 """
 
@@ -39,13 +39,13 @@ def script(app: typer.Typer) -> str:
     for name, command in group.commands.items():
         context, names, positions = typer.Context(command), ["--help"], []
         for parameter in command.params:
-            known = [item.value for item in parameter.shell_complete(context, "")]
+            choices = [item.value for item in parameter.shell_complete(context, "")]
             if parameter.param_type_name == "argument":
-                positions += known
+                positions += choices
                 continue
             names += [*parameter.opts, *parameter.secondary_opts]
             if not parameter.is_flag:  # options without listed values complete files
-                values += [_case(f'[0-9]*" {name} {option} "*', known) for option in parameter.opts]
+                values += [_case(f'[0-9]*" {name} {option} "*', choices) for option in parameter.opts]
         options.append(_case(f'*" {name} "*" -"*', names))
         arguments += [_case(f'*" {name} "*', positions)] if positions else []
     lines = {"values": values, "options": options, "arguments": arguments}

@@ -25,20 +25,23 @@ def export(
     drop_alpha: bool = False,
     epoch: str = "last",
 ) -> str:
-    """Write the images at `source` (as in `open_images`) to `output`; for a step of features, `mu`, `sigma`
-    [`mu_s`, `sigma_s`]; for a step with a network, its weights, for a training those of `epoch`.
+    """Export the data at `source` to `output`; returns a sentence about the written files.
 
-    Returns a sentence about the written files. Raises ValueError if `output` exists or the format does not
-    fit.
+    - For images (a source of `open_images`), writes them in `format`.
+    - For a step of features, writes `mu` and `sigma`, and `mu_s` and `sigma_s` if it has features of sFID.
+    - For a step with a network, writes its weights; for a training, the weights of `epoch`.
+
+    Raises ValueError if `output` exists or the format does not fit.
     """
     if is_step(source) and (weights := weights_of(source)):
         return export_weights(*weights, output, epoch)
     if epoch != "last":
-        raise ValueError(f"expected --epoch with a step of a training, found {source}; leave it out")
+        raise ValueError(f"expected --epoch only with a training, found {source}; omit --epoch")
     if is_step(source) and (sealed := find_slice(source)).document["kind"] == "features":
         if format != "npz":
             raise ValueError(
-                f"expected --format npz for features, whose mean and covariance are written, found {format}"
+                "expected --format npz for features, of which mean and covariance are written, found "
+                f"{format}"
             )
         return _export_statistics(sealed, output)
     images = open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha, gaps=True)

@@ -20,8 +20,8 @@ _LEAST = "held_out_loss"  # metric of "best"
 
 
 def weights_of(source: str) -> tuple[StepStore, dict[str, Any], str] | None:
-    """The step at an address without a range, its document and the folder of its weights; None for a step
-    without weights.
+    """Find the step at an address without a range; returns its store, its document and the folder of its
+    weights. None for a step without weights.
     """
     if source.endswith("]"):
         return None
@@ -79,7 +79,7 @@ def _chosen(step_store: StepStore, folder: str, epoch: str) -> Receipt:
     if len(inputs) > 1:
         raise ValueError(
             f"expected weights of {where} from one set of inputs, found {len(inputs)} ({', '.join(inputs)}); "
-            f"remove the files of those that are out of date from {step_store.name}/{folder}"
+            f"delete the outdated files from {step_store.name}/{folder}"
         )
     receipts = {number: next(iter(keys.values())) for number, keys in committed.items()}
     if folder == "results" or epoch == "last":
@@ -92,8 +92,10 @@ def _chosen(step_store: StepStore, folder: str, epoch: str) -> Receipt:
             )
         return min(found, key=lambda each: (each.metrics[_LEAST], each.number))
     if not epoch.isdecimal() or int(epoch) not in receipts:
-        there = f"{min(receipts)} to {max(receipts)}"
-        raise ValueError(f"expected --epoch last, best or a number of {there} of {where}, found {epoch!r}")
+        available = f"{min(receipts)} to {max(receipts)}"
+        raise ValueError(
+            f"expected --epoch last, best or a number from {available} of {where}, found {epoch!r}"
+        )
     return step_store.receipt(receipts[int(epoch)])
 
 
@@ -120,8 +122,8 @@ def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
     fields = document["fields"]
     network = fields["network"]
     if document["kind"] == "train-discriminator":
-        told = {name: fields[name] for name in Discriminator.model_fields if name in fields}
-        network = {"type": Discriminator.__name__, "head": network} | told
+        settings = {name: fields[name] for name in Discriminator.model_fields if name in fields}
+        network = {"type": Discriminator.__name__, "head": network} | settings
     if network["type"] != Discriminator.__name__:
         return network
     defaults = {name: Discriminator.model_fields[name].default for name in ("fine_tune", "process", "noise")}

@@ -1,4 +1,4 @@
-"""Run a command line: errors become one message and an exit status, as JSON on request."""
+"""Run a command line, and turn errors that a user can act on into one message and an exit status."""
 
 import errno
 import json
@@ -43,13 +43,15 @@ def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None 
     """Run the application that `application()` returns, by default with the process's arguments, and exit."""
     degrade()
     if os.environ.get("HOME") == "":
-        del os.environ["HOME"]  # empty means the working directory; unset, it is looked up
+        del os.environ["HOME"]  # an empty HOME means the working directory, an unset one is looked up
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     sys.exit(guarded(lambda: application()(args=arguments, standalone_mode=False)))
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Turn errors that a user can act on into one message; other errors keep their traceback."""
+    """Call `call` and return its exit status. An error that a user can act on is printed as one message;
+    other errors are raised.
+    """
     try:
         status = int(call() or 0)
         if status == INTERRUPTED:  # Typer's status for Ctrl-C
@@ -61,7 +63,7 @@ def guarded(call: Callable[[], Any]) -> int:
         error.show()  # pyright: ignore[reportAttributeAccessIssue] (its public base class does not declare it)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        message = "interrupted; what was committed stays, the same command goes on from there"
+        message = "interrupted; committed parts are kept, and the same command continues from there"
         return _failed(message, INTERRUPTED)
     except ValidationError as error:
         return _failed(described(error))
@@ -75,8 +77,8 @@ def guarded(call: Callable[[], Any]) -> int:
         if isinstance(error.filename, str):  # a named file: permissions, or a full disk
             reason = (error.strerror or str(error)).lower()
             return _failed(
-                f"could not read or write {error.filename}: {reason}; check the path, the rights and the "
-                "free space"
+                f"could not read or write {error.filename}: {reason}; check the path, the permissions and "
+                "the free space"
             )
         if isinstance(error, FileNotFoundError):
             return _failed(str(error))

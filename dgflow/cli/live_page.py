@@ -1,6 +1,4 @@
-"""Write the page of a run during the run, in a thread of the driver that takes at most a fiftieth of its
-time.
-"""
+"""Update the page of an active run, in a thread of the driver that uses at most a fiftieth of its time."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-FIRST_SECONDS = 10.0  # delay of the first page; shorter runs only have the final page
+FIRST_SECONDS = 10.0  # delay of the first page; a shorter run has only the final page
 EVERY_SECONDS = 30.0
 SHARE = 50  # minimum interval between pages, in multiples of the time to write one
 LAST_SECONDS = 5.0  # time limit for the page of a stopped run
@@ -50,7 +48,7 @@ def page_while_running(
 
 
 class _Page:
-    """The writer of the page; `seconds` is the duration of the last attempt."""
+    """Writes the page; `seconds` is the duration of the latest attempt."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._write, self.seconds, self.written, self._warned = write, 0.0, False, False

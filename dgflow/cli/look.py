@@ -31,8 +31,8 @@ def list_runs(store: ObjectStore, *, json: bool) -> int:
 
 
 def status(store: ObjectStore, *, json: bool, preview: bool = False) -> int:
-    """Print the state of every step of every run in the root and, with `preview`, first samples; the exit
-    status is 1 while a step is incomplete.
+    """Print the state of every step of every run in the root, and with `preview` the first samples. Returns
+    the exit status: 1 while a step is incomplete.
     """
     names, now = store.names(), store.now()
     found = runs_text.variants(store, now)

@@ -1,4 +1,4 @@
-"""Find roots near a mistyped location: often one letter or one folder away."""
+"""Find roots near a mistyped location, which are often one letter or one folder away."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dgflow.store.address import is_root, step_names
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import as_typed, open_store
 
-_LOOKS = 50  # folders per level in which `dgflow.json` is looked for
+_LOOKS = 50  # maximum number of folders that are searched for `dgflow.json`
 _SHOWN = 5
 _UP = 4  # levels of parent folders
 
 
 def roots_nearby(store: ObjectStore) -> str:
-    """Describe the roots around a location: the root that contains it, and the roots in it and beside it.
-    Reads only.
+    """Describe the roots around a location: the root that contains it, or the roots in it and next to it.
+    Writes nothing.
     """
     for above in _above(store.url):
         with contextlib.suppress(ValueError, StoreError):
@@ -34,13 +34,13 @@ def roots_nearby(store: ObjectStore) -> str:
 
 
 def others_only(target: Target, store: ObjectStore) -> str | None:
-    """A remark if a root holds steps but none of the recipe's; otherwise None."""
+    """A remark if a root has steps but none of the recipe's; otherwise None."""
     there = step_names(store)
     if not there or {node.step.name for node in graph(target)} & set(there):
         return None
     more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
     return (
-        f"nothing of this recipe, with these options, at this root: {store.url} holds other steps, "
+        f"this root has no step of this recipe with these options: {store.url} has other steps, "
         f"{', '.join(there[:_SHOWN])}{more}"
     )
 

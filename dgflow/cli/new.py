@@ -1,4 +1,4 @@
-"""Write a folder for a user's own recipe: the files of docs/own-model.md, .gitignore and .rayignore."""
+"""Write the files of a user's own recipe: those of docs/own-model.md, .gitignore and .rayignore."""
 
 import importlib.util
 import shlex
@@ -14,7 +14,7 @@ FILES = {
     ".rayignore": "rayignore.txt",
     ".gitignore": "rayignore.txt",
 }
-"""File names in the folder -> contents."""
+"""File name in the folder -> template."""
 
 
 def new_folder(folder: str) -> str:

@@ -16,13 +16,13 @@ from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
 
 Use = Literal["run", "plan", "status", "look"]
-"""A command's use of a root: `run` creates it, `plan` works without it, the others only read."""
+"""How a command uses a root: `run` creates it, `plan` works without it, the others only read."""
 
 
 def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
-    """Open the root at `url` for a command; for a plan, the root may not exist yet.
+    """Open the root at `url` for a command; for a plan, the root need not exist.
 
-    Raises as `open_root`, and ValueError if there is no root to read.
+    Raises the errors of `open_root`, and ValueError if there is no root to read.
     """
     if use == "run":
         return open_root(url, smoke)
@@ -36,8 +36,8 @@ def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
 
 
 def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -> None:
-    """Print a remark if a root holds other options or recipes but no run of this one; `status` reports that
-    itself.
+    """Print a remark if a root has runs of other options or recipes but none of this one. `status` reports
+    other options itself.
     """
     found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
     if any(each.record.goal == goal for each in found):
@@ -50,10 +50,10 @@ def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -
 
 
 def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None = None) -> Target:
-    """Replace `target` by its smoke run; `run` writes the external files into its root."""
+    """Return the toy version of `target`; for `run`, also write the external files into the root."""
     toy = smoke_run(target, store.url)
     print(
-        "smoke run: toy networks with random weights on made images; the results are meaningless",
+        "smoke run: toy networks with random weights on synthetic images; the results are meaningless",
         flush=True,
         file=out or sys.stdout,
     )

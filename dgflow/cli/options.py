@@ -73,7 +73,6 @@ CheckpointMinutes = Annotated[
     typer.Option(
         min=0,
         metavar="MINUTES",
-        help="Minutes between checkpoints within an epoch of a training; 0 keeps those at the ends of epochs "
-        "alone.",
+        help="Minutes between checkpoints within an epoch of a training; 0: only at the ends of epochs.",
     ),
 ]

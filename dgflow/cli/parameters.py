@@ -1,4 +1,4 @@
-"""The parameters of a recipe: types, help and values, and their options on the command line."""
+"""Turn the parameters of a recipe into command-line options, and parse their values."""
 
 import inspect
 import math
@@ -30,8 +30,8 @@ class Documented(NamedTuple):
 
 
 def documented(annotation: Any) -> Documented:
-    """Split an annotation: `Annotated[int, "help"]`, or `Annotated[int, "help"] | None`, whose help states
-    the meaning of None.
+    """Split an annotation: `Annotated[int, "help"]`, or `Annotated[int, "help"] | None`, to whose help the
+    meaning of None is added.
     """
     if get_origin(annotation) in (Union, UnionType):
         kinds = get_args(annotation)
@@ -56,7 +56,7 @@ def recipe_parameters(workflow: Callable[..., Target]) -> list[inspect.Parameter
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of the recipe, of the type `kind`."""
+    """A parameter of the recipe; `kind` is its type."""
 
     name: str
     kind: Any
@@ -151,7 +151,7 @@ def _parsed(kind: Any, word: str) -> Any:
 
 
 def recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Make the command-line option of a recipe's parameter; `Annotated[int, "help"]` gives the help."""
+    """Make the command-line option of a recipe's parameter."""
     kind, words, former = documented(parameter.annotation)
     if get_origin(kind) is Sequence:
         kind = list[get_args(kind)]

@@ -1,5 +1,5 @@
-"""Run `status --preview`: show the first samples of active steps in the terminal, and write PNG files into
-the root.
+"""The option `--preview` of `status`: shows the first samples of active steps in the terminal, and writes
+them as PNG files into the root.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ AsPreview = Annotated[
 def print_previews(steps: Sequence[Seen]) -> list[dict[str, Any]]:
     """Print the previews of `steps` and the paths of their files; returns them as JSON data."""
     shown = to_show(steps)
-    told = [_print(step, preview) for step, preview in shown]
+    printed = [_print(step, preview) for step, preview in shown]
     if not shown:
         print("\nno samples to show yet")
-    return told
+    return printed
 
 
 def _print(step: Seen, preview: Preview) -> dict[str, Any]:
@@ -40,11 +40,11 @@ def _print(step: Seen, preview: Preview) -> dict[str, Any]:
     print(f"\n{step.title}: {preview.caption}")
     drawn, count, path = draw(preview.images), len(preview.images), None
     try:
-        # The file of a worker exists already.
+        # If the preview is not committed, a worker has written the file.
         key = keep(step.step_store, preview) if preview.committed else preview_key(step.step_store)
         path = f"{as_typed(step.step_store.store)}/{key}"
         print(f"  {f'the first {drawn} of {count}, all in ' if 0 < drawn < count else ''}{path}")
     except StoreError as error:  # a read-only root
         print(f"  not written as a file: {error}")
-    known = {"start": preview.start, "samples": count, "of": preview.of, "committed": preview.committed}
-    return {"step": step.name, "title": step.title, **known, "file": path}
+    facts = {"start": preview.start, "samples": count, "of": preview.of, "committed": preview.committed}
+    return {"step": step.name, "title": step.title, **facts, "file": path}

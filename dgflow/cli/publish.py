@@ -15,7 +15,7 @@ def publish_step(
     replace: bool,
     json: bool,
 ) -> int:
-    """Publish, and print the result; returns the exit status."""
+    """Publish the weights or images of a step, and print the result; returns the exit status."""
     from dgflow.publish.publish import publish
 
     done = publish(source, target, epoch=epoch, licence=licence, private=private, replace=replace)
@@ -23,7 +23,7 @@ def publish_step(
     if done.changed:
         print(f"{done.title} published to {where}, licence: {done.licence}")
     else:
-        print(f"{done.title}: nothing new for {where}")
+        print(f"{done.title}: {where} is up to date")
     if done.url:
         print(done.url)
     if done.kind == "model":

@@ -1,5 +1,5 @@
-"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of each
-command.
+"""The command line of a recipe: `main(workflow)` makes the parameters of the recipe's function options of
+each command.
 
 Exit status: 0 if everything requested is complete, 1 if not, 2 for an invalid command line.
 """
@@ -48,7 +48,8 @@ from dgflow.store.runs import Asked
 
 
 def main(workflow: Callable[..., Target]) -> None:
-    """Run a recipe's command line. The docstring of its module is the help's first paragraph."""
+    """Run the command line of a recipe, and exit. The help begins with the docstring of the recipe's
+    module."""
     name = Path(inspect.getfile(workflow)).stem
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "-h")):
@@ -67,7 +68,9 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
     recipe = list(map(recipe_option, recipe_parameters(workflow)))
 
     def command(body: Callable[..., Any]) -> None:
-        """Register `body(target, store, asked, ...own options)`, with the recipe's parameters as options."""
+        """Register the command `body(target, store, asked, ...)`. Its options are the further parameters of
+        `body`, and the parameters of the recipe.
+        """
         own = list(inspect.signature(body).parameters.values())[3:]
         use = _USES.get(body, "look")
 
@@ -167,23 +170,23 @@ def _plan(
         ),
     ] = None,
 ) -> int:
-    """Show for every step what exists, what would be done and why. Starts nothing, and needs neither data nor
-    weights.
+    """Show for every step which parts exist, which would be made and why. Runs nothing, and needs neither data
+    nor weights.
 
-    --device or --pilot adds parameters and hours, and with --price the cost.
+    --device or --pilot adds parameters and hours, and --price the cost.
     """
     if device is not None and pilot:
         raise typer.BadParameter(
-            "expected --device or --pilot, found both: one counts for a device, the other times this machine"
+            "expected --device or --pilot, found both: --device counts operations, --pilot times this machine"
         )
     if price is not None and device is None and not pilot:
         raise typer.BadParameter(
-            "expected --device NAME or --pilot with --price, found neither: it is the price of an hour of "
-            "a device"
+            "expected --device NAME or --pilot with --price, found neither: --price is per device-hour"
         )
     if utilisation is not None and device is None:
         raise typer.BadParameter(
-            "expected --device NAME with --utilisation, found none: it is a share of a device's peak"
+            "expected --device NAME with --utilisation, found none: --utilisation is a share of the device's "
+            "peak rate"
         )
     warn(target)
     check_sizes(nodes := graph(target))
@@ -254,9 +257,9 @@ def _verify(
         bool, typer.Option("--repair", help="Rebuild damaged parts, and verify again.")
     ] = False,
 ) -> int:
-    """Read all data back and compare it with its checksums.
+    """Read all data and compare it with its checksums.
 
-    Exit status 1 when anything is damaged or missing.
+    Exit status 1 if anything is damaged or missing.
     """
     if repair:
         checked = repaired(target, store, tell, lambda: execute(target, store, Placement(), Progress(asked)))
@@ -295,7 +298,7 @@ def _report(
     """Write report.html from the content of the root. Exit status 1 while the result is missing; the page
     then shows what exists.
 
-    A root of several variants keeps the page of each, as report-STEP.html, and compares them in index.html.
+    If a root has several variants, each has its own page report-STEP.html, and index.html compares them.
     """
     result = summary.summarise(target, store)
     text = page.render(target, store, asked).encode()
@@ -316,7 +319,7 @@ def _report(
     if failure is not None and output is None:
         raise StoreError(f"{failure}. The page can be written elsewhere: report --output FILE") from failure
     if failure is not None:
-        tell(f"the page is in {output} alone: {failure}")
+        tell(f"the page was written only to {output}: {failure}")
     return 0 if result.complete else 1
 
 

@@ -17,8 +17,7 @@ def remove_step(address: str, *, yes: bool, json: bool) -> int:
     """
     if names_range(address):
         raise ValueError(
-            f"expected ROOT/STEP without a range, found {address}: shards of a step serve many ranges, so a "
-            "step is removed whole"
+            f"expected ROOT/STEP without a range, found {address}; a step can only be removed as a whole"
         )
     if is_root(address):
         steps = ", ".join(step_names(open_store(address))) or "it has none"
@@ -32,8 +31,8 @@ def remove_step(address: str, *, yes: bool, json: bool) -> int:
     running = at_work(store, steps)
     if running and yes:
         raise ValueError(
-            f"expected no run at work that needs {steps[-1].step} or what was made from it, found "
-            f"{'; '.join(running)}; stop it first, or wait for its end"
+            f"expected no active run that needs {steps[-1].step} or a step made from it, found "
+            f"{'; '.join(running)}; stop it first, or wait until it ends"
         )
     if yes:
         remove(store, steps)
@@ -48,7 +47,7 @@ def remove_step(address: str, *, yes: bool, json: bool) -> int:
         + ("" if yes else "; nothing was removed; add --yes to remove it")
     )
     for each in running:
-        print(f"at work on it now, and to be stopped first: {each}")
+        print(f"an active run needs it; stop the run first: {each}")
     if json:
         listed = [
             {"step": each.step, "reads": each.reads, "objects": len(each.entries), "bytes": each.bytes}

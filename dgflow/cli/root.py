@@ -13,8 +13,8 @@ from dgflow.testing.smoke_root import check_root
 
 
 def root_url(given: str | None, default: str, smoke: bool = False) -> str:
-    """The url of the root: `given`, or else $DGFLOW_ROOT, or else `default`; the latter two get the suffix
-    `-smoke` for a smoke run.
+    """The url of the root: `given`, or if that is None, $DGFLOW_ROOT, or if that is unset, `default`. The
+    last two get the suffix `-smoke` for a smoke run.
 
     Raises ValueError, which names the option or the variable, for a mistyped url.
     """
@@ -23,7 +23,7 @@ def root_url(given: str | None, default: str, smoke: bool = False) -> str:
     try:
         if re.search(r"\[\d*:\d+\]/*$", url):
             raise ValueError(
-                f"expected the root of a run, found the address of samples, {url}; leave out STEP[...]"
+                f"expected the root of a run, found the address of samples, {url}; omit STEP[...]"
             )
         split_url(url)
     except ValueError as error:
@@ -32,12 +32,11 @@ def root_url(given: str | None, default: str, smoke: bool = False) -> str:
 
 
 def open_root(url: str, smoke: bool = False) -> ObjectStore:
-    """Open the store at `url`, which becomes a root if it is empty; `smoke` for a smoke run's root.
+    """Open the root at `url`, and create it if the location is empty; `smoke` for the root of a smoke run.
 
     Raises:
-        ValueError: the location holds something other than a dgflow root, or a root of another format or
-            kind.
-        StoreError: the store cannot be reached or written, or lets two writers create one object.
+        ValueError: the location has other content, or a root of another format or kind.
+        StoreError: the store cannot be reached or written, or its `create` replaces existing objects.
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
@@ -52,8 +51,8 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
 
 
 def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
-    """Open the root at `url`; None if there is nothing yet, and a root can be created. Writes nothing; raises
-    as `open_root`.
+    """Open the root at `url`; None if the location is empty, so that a root can be created. Writes nothing.
+    Raises the errors of `open_root`.
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
@@ -66,8 +65,8 @@ def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
 
 
 def existing_root(url: str) -> ObjectStore:
-    """Open the root at `url`, of either kind. Writes nothing. Raises ValueError if there is none; otherwise
-    as `open_root`.
+    """Open the root at `url`, of a smoke run or not. Writes nothing. Raises ValueError if there is no root,
+    and the errors of `open_root`.
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
@@ -77,7 +76,7 @@ def existing_root(url: str) -> ObjectStore:
 
 
 def nothing_at(store: ObjectStore) -> str:
-    """The message for a location without the expected root."""
+    """The error message for a location without a root."""
     return f"nothing at this root: {_expected(store)}. Give the root of a run, such as runs/digits"
 
 

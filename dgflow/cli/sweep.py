@@ -1,4 +1,4 @@
-"""The command `sweep` of a recipe: its parameters over a grid, as one graph and one table."""
+"""The command `sweep` of a recipe: runs it over a grid of its parameters, as one graph with one table."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -153,10 +153,10 @@ def _sweep(
     checkpoint_minutes: float,
 ) -> int:
     if csv == STDOUT and json:
-        raise typer.BadParameter("expected --json or --csv -, found both: each has standard output to itself")
+        raise typer.BadParameter("expected --json or --csv -, found both: both write to standard output")
     if by is not None and select_on is None:
         raise typer.BadParameter(
-            "expected --select-on SEEDS with --by, found none: nothing is chosen without it"
+            "expected --select-on SEEDS with --by, found none: without --select-on nothing is chosen"
         )
     given = {each.name: values_of(each, text) for each in known if (text := texts[each.name])}
     if lacking := [each.option for each in known if each.is_required and each.name not in given]:

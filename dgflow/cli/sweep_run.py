@@ -63,8 +63,8 @@ class Recipe:
     def sweep(self, settings: Sequence[Mapping[str, Any]], also: Mapping[str, Any]) -> Sweep:
         """Build the sweep over these combinations, with the parameters `also` in each.
 
-        Raises RecipeError for a combination that the recipe refuses, and for a recipe whose result compares
-        no arms.
+        Raises RecipeError for a combination that the recipe refuses, and ValueError for a recipe whose result
+        compares no arms.
         """
         results = [(each, self._result(each, also)) for each in settings]
         return Sweep(
@@ -121,7 +121,7 @@ class Recipe:
 
 
 def run_sweep(sweep: Sweep, recipe: Recipe, store: ObjectStore, question: Asked, options: Options) -> int:
-    """Plan a sweep, or complete it and show the table."""
+    """Show the plan of a sweep, or complete it and show its table; returns the exit status."""
     target = _toy(sweep, store, options)
     tell_others(options.use, target, store, question)
     warn(target)
@@ -139,7 +139,9 @@ def run_sweep(sweep: Sweep, recipe: Recipe, store: ObjectStore, question: Asked,
 def run_selection(
     grid: Sweep, recipe: Recipe, selection: Selection, store: ObjectStore, question: Asked, options: Options
 ) -> int:
-    """Measure the grid on the seeds of the selection, then the choice on the other seeds."""
+    """Measure the grid on the seeds of the selection, then the best combination on the other seeds; returns
+    the exit status.
+    """
     first = _toy(grid, store, options)
     question = question.model_copy(update={"recipe": f"{question.recipe} (selection)"})
     tell_others(options.use, first, store, question)
@@ -179,7 +181,7 @@ def run_selection(
 
 
 def _toy(sweep: Sweep, store: ObjectStore, options: Options) -> Sweep:
-    """The sweep, or its smoke run."""
+    """Return the sweep, or its toy version with --smoke."""
     if not options.smoke:
         return sweep
     target = at_toy_size(options.use, sweep, store, options.out)

@@ -1,4 +1,4 @@
-"""The selection of a sweep: it chooses on some sampling seeds, and reports the choice on others."""
+"""The selection of a sweep: chooses settings on some sampling seeds, and reports the choice on others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ SEEDS = "seeds"  # parameter with a recipe's sampling seeds
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice by `by` (None: the first quantity of the table) on some seeds, reported on others."""
+    """A choice on the seeds `chosen_on`, reported on the seeds `reported_on`. `by` is the metric; None for
+    the first quantity of the table.
+    """
 
     chosen_on: Sequence[int]
     reported_on: Sequence[int]
@@ -52,21 +54,21 @@ class Selection:
             for part, other in itertools.product(_measured(reported), _measured(chosen)):
                 if count := shared(part, other):
                     raise ValueError(
-                        f"expected seeds with other samples to report than to choose on, found {part.title} "
-                        f"and {other.title}, which share {count:,} samples; give other --seeds"
+                        f"expected different samples to choose on and to report on, found {part.title} and "
+                        f"{other.title}, which share {count:,} samples; give other --seeds"
                     )
 
     def choice(self, table: SweepTable) -> tuple[str, dict[str, Any]]:
-        """The quantity of the choice, and the settings of its best row.
+        """Return the metric of the choice, and the settings of the best row by it.
 
-        Raises ValueError if it was not measured.
+        Raises ValueError if the metric was not measured.
         """
         by = self.by or next(iter(table.quantities))
         if by not in table.best:
-            known = ", ".join(table.quantities)
+            measured = ", ".join(table.quantities)
             raise ValueError(
-                f"expected a metric that is measured, and several rows to choose from, found {by} and "
-                f"{len(table.rows)} rows; measured are {known}"
+                f"expected a measured metric and several rows to choose from, found {by} and "
+                f"{len(table.rows)} rows; the measured metrics are {measured}"
             )
         row = table.rows[table.best[by].row]
         return by, dict(row.settings)
@@ -79,7 +81,7 @@ def selection_of(
     swept: Mapping[str, Sequence[Any]],
     fixed: Mapping[str, Any],
 ) -> Selection:
-    """The selection of `--select-on` and `--by`, reported on the recipe's `seeds`.
+    """Parse `--select-on` and `--by`; the choice is reported on the recipe's `seeds`.
 
     Raises typer.BadParameter for a recipe without a list of seeds, for swept seeds, for seeds on both sides,
     and for a sweep with nothing to choose.
@@ -101,7 +103,7 @@ def selection_of(
     chosen_on, reported_on = list(given[0]), list(fixed.get(SEEDS, seeds.default))
     if both := sorted(set(chosen_on) & set(reported_on)):
         raise typer.BadParameter(
-            f"--select-on: expected other seeds than those that are reported, --seeds "
+            "--select-on: expected seeds that are not among the reported ones, --seeds "
             f"{','.join(map(str, reported_on))}, found {', '.join(map(str, both))} in both"
         )
     return Selection(chosen_on, reported_on, by)

@@ -38,8 +38,8 @@ def values_of(parameter: Parameter, texts: Sequence[str]) -> list[Any]:
 
 
 def combinations(swept: Mapping[str, Sequence[Any]], *, zipped: bool, yes: bool) -> list[dict[str, Any]]:
-    """The combinations of the values, the last parameter varying fastest; or, zipped, the first values of all
-    lists, then the second ones.
+    """Form the combinations of the values; the last parameter varies fastest. With `zipped`, the first values
+    of all lists form one combination, the second values the next.
 
     Raises typer.BadParameter for zipped lists of different lengths, and for more than 1,000 combinations
     without `yes`.
@@ -54,7 +54,7 @@ def combinations(swept: Mapping[str, Sequence[Any]], *, zipped: bool, yes: bool)
         count = math.prod(map(len, swept.values()))
     if count > MOST_COMBINATIONS and not yes:
         raise typer.BadParameter(
-            f"expected at most {MOST_COMBINATIONS:,} combinations (arms), found {count:,}; take fewer "
+            f"expected at most {MOST_COMBINATIONS:,} combinations (arms), found {count:,}; give fewer "
             "values, --zip the lists, or add --yes to run them all"
         )
     rows: Iterable[tuple[Any, ...]] = (

@@ -1,6 +1,6 @@
-"""The command `dgflow`: work on images and roots without a recipe.
+"""The command `dgflow`: works on images and roots without a recipe.
 
-Exit status: 0 if done, 1 if it could not be done, 2 for an invalid command line.
+Exit status: 0 for success, 1 for an error, 2 for an invalid command line.
 """
 
 from pathlib import Path
@@ -127,7 +127,7 @@ def metrics(
 ) -> int:
     """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the
     standard evaluators'."""
-    # Errors are found before the first image goes through the network, as far as possible.
+    # As many errors as possible are found before the first image is processed.
     before = None if against is None else _earlier(against)
     url = root_url(root, "runs/metrics")
     if reference in _STATISTICS:
@@ -167,21 +167,21 @@ def _known(names: list[str] | None) -> list[str] | None:
 
 
 def _earlier(path: Path) -> MetricResult:
-    """Read the result in a file: alone, or on the last line of saved output."""
+    """Read a result from a file that has only the result, or the saved output of a command."""
     data = path.read_bytes().strip()
     return read_result(data if data.startswith(b"{") else data.rpartition(b"\n")[2], str(path))
 
 
 def _by_hand(weights: str, store: ObjectStore) -> str:
-    """The remedy if published weights cannot be downloaded; empty if the root has them and something else
-    failed.
+    """The remedy if published weights cannot be downloaded; empty if the root has them, so that the error has
+    another cause.
     """
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""
     return (
-        f". Without a network: fetch that file elsewhere and put it at {as_typed(store)}/weights/{file.name}/"
-        f"{file.file_name}, or give a copy that you have as --weights FILE"
+        f". Without a network: download that file elsewhere and copy it to {as_typed(store)}/weights/"
+        f"{file.name}/{file.file_name}, or give a copy as --weights FILE"
     )
 
 

@@ -1,6 +1,4 @@
-"""`dgflow track ROOT --to TRACKER`: write the content of a root to an experiment tracker. Writes nothing to
-the root.
-"""
+"""The command `dgflow track`: writes the content of a root to an experiment tracker."""
 
 import time
 from collections import Counter
@@ -12,30 +10,32 @@ from dgflow.track.tracker import Teller, Told, Tracker
 
 
 def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool) -> int:
-    """Print one line per run of the tracker that receives items, then how to view the tracker."""
+    """Write a root to a tracker; prints one line per run of the tracker that receives items, and how to view
+    the tracker. Returns the exit status.
+    """
     teller = Teller(tracker)
-    told: list[Told] = []
+    written: list[Told] = []
     try:
         if follow:
             stream = followed(url, teller, wait=lambda: time.sleep(every), say=tell)
         else:
             stream = teller.tell(open_client(url))
         for each in stream:
-            told.append(each)
+            written.append(each)
             print(each, flush=True)
     finally:
         teller.close()
-    if not told:
-        print(f"nothing new: {tracker.where} has all of {url}")
-    print(f"look at it: {tracker.look}")
+    if not written:
+        print(f"nothing new: {tracker.where} already has all of {url}")
+    print(f"to view it: {tracker.look}")
     if json:
-        print_json(_json(tracker, told))
+        print_json(_json(tracker, written))
     return 0
 
 
-def _json(tracker: Tracker, told: list[Told]) -> dict[str, object]:
+def _json(tracker: Tracker, written: list[Told]) -> dict[str, object]:
     runs: dict[str, Counter[str]] = {}
-    for each in told:
+    for each in written:
         runs.setdefault(each.run.name, Counter()).update(each.counts)
     return {
         "where": tracker.where,

@@ -72,7 +72,7 @@ def frame_of_arms(outcome: Outcome, *, per_seed: bool) -> DataFrame:
 
 
 def frame_of_table(table: Table) -> DataFrame:
-    """The cells of a table as text."""
+    """A DataFrame of a table's cells, as text."""
     require("pandas", "a DataFrame")
     import pandas
 

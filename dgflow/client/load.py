@@ -20,7 +20,7 @@ def load(weights: Weights, root: str | None = None) -> Network:
     """Load a published network, `load(official("hf:user/name"))`, as a `DiscriminatorNetwork`, `ScoreNetwork`
     or other `Network`.
 
-    The file is fetched once, verified and locked, as in a run; a different file is then refused. Does not
+    The file is downloaded once, verified and locked, as in a run: a different file is then refused. Does not
     need Ray.
 
     Args:
@@ -41,18 +41,18 @@ def load(weights: Weights, root: str | None = None) -> Network:
     store = open_store(str(scratch_folder().parent / "networks") if root is None else root)
     if not is_root(store.url):
         store.create("dgflow.json", ROOT_MARK)
-    into, known = Root(store), dict[str, Bound | None]()
+    into, bounds = Root(store), dict[str, Bound | None]()
     nodes = graph(weights)
     names = {node.step.name for node in nodes}
     for node in nodes:
-        state, step_store = step_plan(into, node, known), into.step_store(node.step)
+        state, step_store = step_plan(into, node, bounds), into.step_store(node.step)
         assert state.bound is not None
         step_store.declare(node.step.document(), node.step.described(names))
         if state.complete:
             node.step.check_unchanged(bytes, store)
         else:
             make_result(node.step, step_store, state.bound, store)
-        known[node.key] = state.bound
+        bounds[node.key] = state.bound
     opened, name, network = open_root(store.url), weights.step.name, weights.step.architecture
     loaded = {DiscriminatorSpec: DiscriminatorNetwork, ScoreNetworkSpec: ScoreNetwork}
     kind = next((kind for role, kind in loaded.items() if isinstance(network, role)), Network)

@@ -51,8 +51,8 @@ class Network:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The module in evaluation mode, frozen, in float32, on the samplers' device (the first GPU, or else
-        the CPU).
+        """The module in evaluation mode, frozen, in float32, on the device of the samplers: the first GPU, or
+        the CPU if there is none.
 
         Raises:
             CorruptObject: the file differs from the committed one.
@@ -77,13 +77,13 @@ class Network:
         classes = torch.as_tensor(labels)
         if classes.is_floating_point() or classes.dtype == torch.bool:
             raise ValueError(f"expected labels as integers, found {classes.dtype}")
-        told = _per_row(classes.to(torch.int64), rows, "labels")
-        if not 0 <= int(told.min()) <= int(told.max()) < self.step.classes:
+        per_row = _per_row(classes.to(torch.int64), rows, "labels")
+        if not 0 <= int(per_row.min()) <= int(per_row.max()) < self.step.classes:
             raise ValueError(
                 f"expected labels from 0 to {self.step.classes - 1} for {self.weights.title}, found "
-                f"{int(told.min())} to {int(told.max())}"
+                f"{int(per_row.min())} to {int(per_row.max())}"
             )
-        return told.to(self._device)
+        return per_row.to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -147,7 +147,7 @@ class ScoreNetwork(Network):
             x: samples [n, C, H, W] with noise of standard deviation `sigma`: x = x0 + sigma z, with x0 in
                 [-1, 1].
             sigma: noise level above 0, a number or [n].
-            labels: classes, a number or [n]; needed by a network with classes.
+            labels: classes, a number or [n]; required by a network with classes.
         """
         import torch
 
@@ -170,15 +170,15 @@ class DiscriminatorNetwork(Network):
             x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1];
                 or images uint8 [n, H, W, C] without noise.
             sigma: noise level, a number or [n].
-            labels: classes, a number or [n]; needed by a discriminator with classes.
+            labels: classes, a number or [n]; required by a discriminator with classes.
         """
         from dgflow.diffusion.discriminator_guidance import log_ratio_at
 
         assert isinstance(self.spec, DiscriminatorSpec)
         x, rows = self._x(x), len(x)
-        told = self._labels(labels, rows)
+        classes = self._labels(labels, rows)
         return log_ratio_at(
-            self.network, x.double(), self._sigma(sigma, rows, zero=True), told, time=self.spec.time_map()
+            self.network, x.double(), self._sigma(sigma, rows, zero=True), classes, time=self.spec.time_map()
         ).double()
 
     def guidance(self, weight: Any = 1.0, **settings: Any) -> DiscriminatorGuidance:

@@ -32,7 +32,7 @@ def open(root: str | os.PathLike[str]) -> OpenRoot:
     """Open the root of a run, a path or `s3://bucket/prefix`, for reading. Needs neither recipe nor Ray.
 
     Raises:
-        ValueError: there is no root, or a root of another version.
+        ValueError: there is no root, or it has another format.
         StoreError: the root cannot be reached.
     """
     url = os.fspath(root)
@@ -61,8 +61,8 @@ class OpenRoot:
         return RecordedRoot(self.store)
 
     def refresh(self) -> OpenRoot:
-        """Discard cached records. Needed only after steps were removed, or removed and made again; new
-        results of a run are visible without it.
+        """Discard cached records. Needed only after steps were removed; new results of a run are visible
+        without it.
         """
         self.__dict__.pop("records", None)
         return self
@@ -93,7 +93,7 @@ class OpenRoot:
 
     def step(self, name: str) -> StepView:
         """The only step whose name begins with `name`, such as `generate-3fa9`. Raises ValueError, which
-        lists the steps.
+        lists the steps, if there is none or more than one.
         """
         return self._view(step_name(self.store, name))
 
@@ -129,22 +129,22 @@ class OpenRoot:
         return frame_of_rows(rows, "step")
 
     def table(self, recipe: str | None = None) -> str:
-        """The final table of the latest run, or of the latest run of `recipe`, as `report` prints it; or the
-        list of missing parts.
+        """The final table of the latest run, or of the latest run of `recipe`, as `report` prints it; if the
+        run is incomplete, the list of missing parts.
 
         Raises:
             ValueError: no run is recorded, or its last step has not started.
         """
-        asked = self._runs_of(recipe)[-1]
-        if asked.target not in self.records.names:
+        run = self._runs_of(recipe)[-1]
+        if run.target not in self.records.names:
             raise ValueError(
-                f"expected a run of {asked.asked.recipe} that has come to its last step, {asked.target}, in "
-                f"{self.url}, found none; run it to its end"
+                f"expected a run of {run.asked.recipe} that has started its last step, {run.target}, in "
+                f"{self.url}, found none; run the recipe until it is done"
             )
-        epochs = {step.name: max(step.parts) for step in asked.steps if step.folder == "epochs"}
-        target = RecordedRoot(self.store, epochs).step(asked.target)
+        epochs = {step.name: max(step.parts) for step in run.steps if step.folder == "epochs"}
+        target = RecordedRoot(self.store, epochs).step(run.target)
         if isinstance(target, SampleStep):
-            start, stop = asked.steps[-1].parts[0], asked.steps[-1].parts[-1] + 1
+            start, stop = run.steps[-1].parts[0], run.steps[-1].parts[-1] + 1
             target = target[start * target.shard_size : stop * target.shard_size]
         return table(summarise(target, self.store))
 
@@ -152,10 +152,10 @@ class OpenRoot:
         """The runs of a recipe, or all runs. Raises ValueError if there are none."""
         found = [record for record in self.runs if recipe in (None, record.asked.recipe)]
         if not found:
-            there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs))
+            recipes = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs))
             wanted = "runs" if recipe is None else f"runs of the recipe {recipe}"
             raise ValueError(
-                f"expected {wanted} in {self.url}, found {f'those of: {there}' if there else 'none'}"
+                f"expected {wanted} in {self.url}, found {f'those of: {recipes}' if recipes else 'none'}"
             )
         return found
 
@@ -178,7 +178,7 @@ class OpenRoot:
         Args:
             name: name of the step, or a prefix of it.
             epoch: for a training, a number, "last", or "best" by held-out loss. By default the epoch from
-                which the root's steps were made, if they agree; otherwise the last.
+                which the other steps of the root were made, or the last one if no step was made from any.
 
         Raises:
             ValueError: there is no such network or epoch, or there are several; the message lists them.
@@ -198,7 +198,7 @@ class OpenRoot:
         step = self.step(name).spec
         if not isinstance(step, NetworkStep) or not isinstance(step.architecture, role):
             raise ValueError(f"expected a step of a {words}, found {step.name}")
-        if step.folder == "epochs":  # training may have continued since it was rebuilt
+        if step.folder == "epochs":  # the training may have continued since the step was cached
             step = step.model_copy(update={"epochs": max(self.records.newest(step), default=1)})
         weights = Weights(step=step, which=self._which(step, epoch))
         receipt = self.records.chosen(weights)
@@ -210,7 +210,7 @@ class OpenRoot:
         if step.folder == "results":
             if epoch is not None:
                 raise ValueError(
-                    f"expected no epoch of {step.name}, which is one file, found {epoch!r}: leave it out"
+                    f"expected no epoch of {step.name}, which is one file, found {epoch!r}: omit epoch"
                 )
             return "file"
         if epoch is None:
@@ -228,7 +228,7 @@ class OpenRoot:
         return f"epoch:{epoch}"
 
     def _only(self, role: type[NetworkSpec], words: str) -> str:
-        """The name of the only step with committed weights of a network with that role."""
+        """The name of the only step that has committed weights of a network with this role."""
         found = [
             view.name for view in self.steps() if isinstance(_architecture(view), role) and view.receipts
         ]

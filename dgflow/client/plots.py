@@ -28,8 +28,8 @@ MARKED = "tab:red"
 
 
 def plot(figures: Sequence[Figure]) -> Plot:
-    """Draw all figures on one Matplotlib figure, which a notebook shows and `savefig` writes. The figure is
-    not managed by pyplot, so it need not be closed.
+    """Draw all figures on one Matplotlib figure, for a notebook or `savefig`. It is not managed by pyplot, so
+    it need not be closed.
 
     Raises ValueError if matplotlib is missing.
     """
@@ -56,7 +56,7 @@ def png(sheet: Plot) -> bytes:
 
 
 def draw(figure: Figure, axes: Axes) -> None:
-    """Draw one figure into given axes."""
+    """Draw one figure into the given axes."""
     axes.set_title(figure.title, fontsize="medium", wrap=True)
     if isinstance(figure, Lines):
         _lines(figure, axes)
@@ -73,10 +73,13 @@ def draw(figure: Figure, axes: Axes) -> None:
 def _lines(figure: Lines, axes: Axes) -> None:
     groups = list(dict.fromkeys(curve.group or number for number, curve in enumerate(figure.curves)))
     for number, curve in enumerate(figure.curves):
-        look: dict[str, Any] = {"color": f"C{groups.index(curve.group or number) % 10}", "label": curve.label}
-        look |= {"linestyle": {"line": "-", "dashed": "--", "points": "none"}[curve.style]}
-        look |= {"marker": "o", "markersize": 3} if curve.style == "points" or len(curve.x) <= 16 else {}
-        axes.errorbar(list(curve.x), list(curve.y), curve.error, capsize=2, **look)
+        style: dict[str, Any] = {
+            "color": f"C{groups.index(curve.group or number) % 10}",
+            "label": curve.label,
+        }
+        style |= {"linestyle": {"line": "-", "dashed": "--", "points": "none"}[curve.style]}
+        style |= {"marker": "o", "markersize": 3} if curve.style == "points" or len(curve.x) <= 16 else {}
+        axes.errorbar(list(curve.x), list(curve.y), curve.error, capsize=2, **style)
     axes.set(
         xlabel=figure.x_label,
         ylabel=figure.y_label,

@@ -24,10 +24,10 @@ def sample(
     **settings: Any,
 ) -> Samples:
     """Draw samples `start` to `start + n` of a seed in this process, without storing them. They are the
-    samples of a `Generate` step with these settings: noise and labels depend on seed and index only.
+    samples of a `Generate` step with these settings: noise and labels depend only on seed and index.
 
-    Samples equal a run's bit for bit for the same batch size on the same kind of machine; another batch size
-    can change the network's rounding.
+    With the same batch size on the same kind of machine, the samples equal those of a run bit for bit.
+    Another batch size can change the rounding of the network.
 
     Args:
         score: result of `open(root).score()`.

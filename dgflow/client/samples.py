@@ -85,8 +85,8 @@ class Samples:
         return frame_of_samples(self.columns)
 
     def grid(self, columns: int = 8, scale: int | None = None) -> Image:
-        """The images in a grid as a PIL image, magnified by an integer factor, by default to about 500
-        pixels; large images are reduced to 64 pixels. Notebooks show this grid for the samples.
+        """The images in a grid, as a PIL image. Large images are reduced to 64 pixels. The grid is magnified
+        by the integer `scale`, by default to a width of about 500 pixels. Notebooks show this grid.
         """
         return image_grid(self.images, columns, scale)
 
@@ -105,8 +105,10 @@ class Samples:
 
 
 def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None = None) -> Image:
-    """Images in a grid as a PIL image: uint8 [n, H, W, C], or a tensor [n, C, H, W] in [-1, 1], such as
-    denoised images. See `Samples.grid`. Raises ValueError for other arrays.
+    """Arrange images in a grid, as a PIL image; see `Samples.grid`.
+
+    `images` is an array uint8 [n, H, W, C], or a float tensor [n, C, H, W] in [-1, 1], such as denoised
+    images. Raises ValueError for other arrays.
     """
     from PIL import Image
 
@@ -137,10 +139,10 @@ def as_network_input(images: np.ndarray) -> Tensor:
 
 
 class SampleStream:
-    """The committed samples of a step, which may still be growing; `samples[100:116]` reads only that range.
+    """The committed samples of a step; `samples[100:116]` reads only that range.
 
     `len(samples)` counts the samples from the first one up to the first gap. Each access lists the shards
-    again, so shards committed by an active run are visible.
+    again, so it includes shards that an active run has committed meanwhile.
     """
 
     def __init__(self, step_store: StepStore, receipts: Callable[[], dict[int, Receipt]]) -> None:
@@ -214,7 +216,7 @@ def _length(shards: Sequence[Receipt]) -> int:
 
 
 def _range(key: slice | int, length: int) -> tuple[int, int]:
-    """Start and stop of a key. Raises ValueError for keys other than ranges counted from the first sample."""
+    """The start and stop of a key. Raises ValueError for negative indices, empty ranges and steps."""
     if not isinstance(key, slice):
         key = slice(operator.index(key), operator.index(key) + 1)
     start = 0 if key.start is None else operator.index(key.start)

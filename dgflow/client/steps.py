@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class StepView:
-    """A step of a root. Data is read only on access, and includes results that a run commits meanwhile.
+    """A step of a root. Data is read on access, so it includes results that a run has committed meanwhile.
 
-    If a step was made from several sets of inputs, for example after a discriminator was retrained, the view
-    shows the latest results.
+    If the step was made from several sets of inputs, for example because a discriminator was retrained, the
+    view shows the latest results.
     """
 
     records: RecordedRoot
@@ -60,18 +60,19 @@ class StepView:
 
     @property
     def title(self) -> str:
-        """Title for display; not unique."""
+        """The title for display, which is not unique."""
         step = self._live
         return self.kind if step is None else step.title
 
     @property
     def receipts(self) -> dict[int, Receipt]:
-        """The receipts of its committed parts, by number: shards from 0, epochs from 1, or one result, 0."""
+        """The receipts of the committed parts, by number: shards from 0, epochs from 1, or one result as
+        0."""
         return self.records.receipts(self.recorded.step_store, self.folder)
 
     @property
     def folder(self) -> str:
-        """ "shards", "epochs" or "results": the kind of its parts."""
+        """The kind of the parts: "shards", "epochs" or "results"."""
         step = self._live
         if step is not None:
             return step.folder
@@ -173,8 +174,8 @@ class StepView:
         return plot(chosen)
 
     def again(self, start: int = 0, stop: int | None = None, **placement: Any) -> Samples:
-        """Recompute samples of the step in this process, in the run's shards and batches, without storing
-        them. On the same kind of machine they equal the committed samples bit for bit.
+        """Recompute samples of the step in this process, without storing them. Shards and batches are those
+        of the run, so on the same kind of machine the samples equal the committed ones bit for bit.
 
         Args:
             start: the first sample.
@@ -203,7 +204,7 @@ class StepView:
 
     @property
     def _outcome(self) -> Outcome | None:
-        """The file of a result step with its interpretation; None for another step."""
+        """The interpreted file of a result step; None for another kind of step."""
         step = self.spec
         if not isinstance(step, ResultStep) or not is_for_people(step):
             return None

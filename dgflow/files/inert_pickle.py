@@ -1,8 +1,8 @@
 """Parse pickles without executing them.
 
-Nothing is executed or imported: a pickle may name only the globals that the caller allows, and a record
-stands in for each. Every declared length and memo index is checked before the unpickler sees it, so a pickle
-cannot use more memory than its own size justifies.
+Nothing is executed or imported: a pickle may name only the globals that the caller allows, and each of them
+is replaced by a record. Every declared length and memo index is checked before the unpickler uses it, so the
+memory use is limited by the size of the file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class Record:
-    """An object as a pickle describes it, not constructed: the arguments of its class or function, its items
-    and its state.
+    """A description of a pickled object, which is not constructed: the arguments of its class or function,
+    its items and its state.
     """
 
-    name: str  # name of the global
+    name: str  # name of the class or function
     args: tuple[Any, ...]
     items: dict[Any, Any]
     state: Any
@@ -87,7 +87,7 @@ class _Unpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(stream, encoding=encoding)
         self._allowed, self._persistent = allowed, persistent
-        # Classes per file, so that a pickle cannot alter anything that outlives the call.
+        # New classes for each file, so that a pickle cannot alter a class that is used after this call.
         self._classes: dict[str, type[Record]] = {}
 
     def find_class(self, module_name: str, global_name: str) -> type[Record]:
@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if self._persistent is None:
-            raise pickle.UnpicklingError("a persistent id, which this format does not have")
+            raise pickle.UnpicklingError("a persistent id, which this format does not use")
         return self._persistent(pid)
 
 

@@ -22,4 +22,4 @@ def check_fetched(location: Location, sizes: Mapping[str, int]) -> None:
         pointer = is_pointer(file.read(len(_FIRST)))
     if pointer:
         what = f"{location.url}/{name}" if name else location.url
-        raise ValueError(f"expected images at {what}, found a pointer of Git LFS to them; {REMEDY}")
+        raise ValueError(f"expected images at {what}, found a Git LFS pointer instead; {REMEDY}")

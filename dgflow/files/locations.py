@@ -1,7 +1,8 @@
 """Locations of files and folders, local or `s3://bucket/key`, read by byte ranges.
 
-A location can be pickled and opened in any process. An open file keeps its own position after a fork. S3 uses
-the endpoint and credentials of `dgflow.store.s3`. No message contains a secret.
+A location can be pickled and opened in any process. Processes that share an open file after a fork have
+separate positions in it. S3 uses the endpoint and credentials of `dgflow.store.s3`. No message contains a
+secret.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store
 
 _AT_ONCE = 32  # concurrent requests of `read_many`
-# Read-ahead of small reads in bytes: a request to S3 costs as much as 1 MiB.
+# Bytes of read-ahead for small reads: a request to S3 takes as long as 1 MiB.
 _LOCAL_BUFFER, _S3_BUFFER = 2**16, 2**20
 
 
@@ -34,7 +35,7 @@ class Location(Protocol):
         ...
 
     def kind(self) -> Literal["file", "folder"] | None:
-        """The kind of object that now exists at the location."""
+        """The kind of object that exists at the location now; None if there is none."""
         ...
 
     def contents(self) -> Contents:
@@ -48,7 +49,7 @@ class Location(Protocol):
         ...
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """Read whole files of the folder, in order, concurrently where that helps."""
+        """Read whole files of the folder, in the order of `names`; from S3 concurrently."""
         ...
 
 
@@ -57,14 +58,14 @@ def locate(source: str, folder: str = "") -> Location:
     `s3://bucket/key`. Makes no request.
 
     Raises:
-        ValueError: another scheme, a mistyped url, or a url with credentials (which the message does not
-            repeat).
+        ValueError: another scheme, a mistyped url, or a url with credentials, which the message does not
+            show.
     """
     scheme, rest = split_url(source)
     if scheme == "memory":
         raise ValueError(
-            "expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: "
-            "add [start:stop]"
+            "expected a path, file:///path or s3://bucket/key, found memory://, which contains only steps: "
+            "add [start:stop] to read the samples of one"
         )
     return S3Location(rest) if scheme == "s3" else LocalLocation(os.path.join(folder, rest))
 
@@ -77,7 +78,7 @@ def file_size(location: Location, name: str = "") -> int:
 
 class LocalLocation:
     def __init__(self, path: str) -> None:
-        # Absolute, for workers with another working directory.
+        # Absolute, because workers may have another working directory.
         self.path = Path(os.path.abspath(os.path.expanduser(path)))
         self.url = str(self.path)
 
@@ -135,8 +136,8 @@ class S3Location:
             return list(pool.map(read, names))
 
     def request(self, attempted: str, call: Callable, missing_ok: bool = False):
-        """Call s3fs with the store's retries and errors. The store's own methods accept fewer keys than S3
-        does.
+        """Call s3fs with the store's retries and errors. The store's other methods are not used, because they
+        refuse keys that S3 permits.
         """
         return self._store().request(attempted, call, missing_ok)
 
@@ -169,8 +170,8 @@ _stores: dict[str, S3Store] = {}  # per process: connecting takes 0.2 s
 
 
 def ranged(descriptor: int) -> io.BufferedReader:
-    """Open a file from a descriptor, which the file then owns, with a position that no other process
-    shares.
+    """Open a file from a descriptor, which it then owns. After a fork, each process has its own position in
+    the file.
     """
     try:
         size = os.fstat(descriptor).st_size

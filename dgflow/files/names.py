@@ -1,4 +1,4 @@
-"""Tell users' files from hidden ones by name."""
+"""Distinguish users' files from hidden files by name."""
 
 from __future__ import annotations
 

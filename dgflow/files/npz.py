@@ -1,7 +1,7 @@
 """Read numpy's npz files: arrays by name, whole or by byte ranges; nothing is unpickled.
 
-Memory use is constant: an uncompressed array is read in place, a compressed one as a stream (seeking forward
-is cheap, seeking back restarts). Checksums are verified if an array is read whole.
+Memory use is constant: an uncompressed array is read by byte ranges, a compressed one as a stream, in which
+seeking backwards starts again. Checksums are verified if an array is read whole.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class NpzFile:
             return zipfile.ZipFile(self._file)
         except zipfile.BadZipFile as error:
             raise ValueError(
-                f"expected an npz at {self.source}, found another file or one that is cut short ({error})"
+                f"expected an npz at {self.source}, found another kind of file or a truncated one ({error})"
             ) from error
 
     @cached_property
@@ -90,12 +90,12 @@ class NpzFile:
             raise self._damaged(name, error) from error
         except (ValueError, NotImplementedError) as error:
             raise ValueError(
-                f"expected an array {name} in {self.source}, found a member that is none ({error})"
+                f"expected an array {name} in {self.source}, found a member that is not an array ({error})"
             ) from error
         if dtype.hasobject:
             raise ValueError(
-                f"expected an array of numbers {name} in {self.source}, found Python objects, which are "
-                "not opened: allow_pickle"
+                f"expected an array of numbers {name} in {self.source}, found Python objects (allow_pickle), "
+                "which are not loaded; save the array with a numeric dtype"
             )
         if offset + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(
@@ -141,12 +141,12 @@ class NpzFile:
             raise self._damaged(name, error) from error
         if count != out.nbytes:
             raise ValueError(
-                f"expected a whole array {name} in {self.source}, found one that is cut short; fetch or "
-                "make that file again"
+                f"expected a whole array {name} in {self.source}, found a truncated one; download or write "
+                "that file again"
             )
 
     def _damaged(self, name: str, error: Exception) -> ValueError:
         return ValueError(
-            f"expected a whole array {name} in {self.source}, found one that is damaged ({error}); fetch or "
-            "make that file again"
+            f"expected a whole array {name} in {self.source}, found a damaged one ({error}); download or "
+            "write that file again"
         )

@@ -1,8 +1,9 @@
-"""Write files and folders, local or in S3, that appear whole or not at all and never replace existing ones.
+"""Write files and folders, local or in S3, atomically: they appear whole or not at all.
 
-A local output is written under a hidden name beside its own and then renamed; an object is a multipart upload
-that is completed at the end. A killed process leaves such a hidden file (to be removed by hand) or an
-incomplete upload (which a bucket's lifecycle rules remove).
+`new_file` and `new_folder` never replace an existing output; `write_output` does. A local output is written
+under a hidden name in the same folder and then renamed. An object in S3 is a multipart upload that is
+completed at the end. A killed process leaves the hidden file, which can be removed by hand, or an incomplete
+upload, which a lifecycle rule of the bucket removes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def write_output(out: str, data: bytes) -> None:
         return
     assert isinstance(location, LocalLocation)
     path = location.path.resolve()
-    if path.exists() and not path.is_file():  # write into a pipe or terminal instead of replacing it
+    if path.exists() and not path.is_file():  # a pipe or terminal is written to instead of replaced
         path.write_bytes(data)
         return
     temporary = _temporary(path)
@@ -121,14 +122,14 @@ def _check_new(location: Location, out: str) -> None:
 
 def _exists(out: str) -> ValueError:
     return ValueError(
-        f"expected nothing at {out} yet, found something there, which is not overwritten; give another "
-        "place or remove it"
+        f"expected no file or folder at {out} yet, found one, which is not overwritten; give another output "
+        "or remove it"
     )
 
 
 @contextlib.contextmanager
 def _uploads(location: S3Location, out: str) -> Iterator[Callable[[str], IO[bytes]]]:
-    """A context for uploads below a location; after the block, either all are completed or none."""
+    """A context for uploads below a location, which are completed at its end, and aborted on an error."""
     uploads: list[_Upload] = []
     files: list[IO[bytes]] = []
 
@@ -177,9 +178,7 @@ class _Upload(io.RawIOBase):
             self._send(len(self._buffer))
 
     def complete(self, replace: bool = False) -> bool:
-        """Create the object. Without `replace`, return False if an object exists by now, and leave it
-        unchanged.
-        """
+        """Create the object. Without `replace`, returns False if one exists, which is then left unchanged."""
         finished: dict[str, Any] = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}}
         if not replace:
             finished["IfNoneMatch"] = "*"
@@ -219,7 +218,7 @@ class _Upload(io.RawIOBase):
 
 
 def _precondition_failed(error: BaseException | None) -> bool:
-    """True if S3's reply, beneath the errors of the store and of s3fs, states that the object exists."""
+    """True if an error has as its cause, at any depth, a reply of S3 that the object exists."""
     while error is not None:
         if getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
             return True

@@ -40,8 +40,8 @@ class PickledArrays:
             }
         except Refused as error:
             raise ValueError(
-                f"{self.source}: refused, since reading it would need `{error}`, which arrays do not; "
-                "nothing was run. Get the file from its publisher's page"
+                f"expected only arrays in {self.source}, found a pickle that calls `{error}`; nothing of it "
+                "was executed. Download the file from its publisher's page"
             ) from error
         except (MemoryError, FileNotFoundError):
             raise
@@ -49,7 +49,7 @@ class PickledArrays:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ValueError(
                 f"expected at {self.source} a pickle of a dict with arrays under {self._section!r}, found "
-                f"another file or a damaged one ({reason})"
+                f"another kind of file or a damaged one ({reason})"
             ) from error
 
     @property

@@ -1,8 +1,8 @@
 """List and read the files of a tar, plain or gzip-compressed, by offset.
 
-A compressed tar is decompressed once per process, into a temporary file that is removed with the process; a
-tar that expands more than pictures can is refused. The files of a tar inside a tar are listed below that
-tar's name, like the files of a folder.
+A compressed tar is decompressed once per process, into a temporary file that is removed when the process
+ends. A tar that expands more than compressed pictures can is refused. The files of a tar inside a tar are
+listed below the name of the inner tar, like the files of a folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _END = 512  # bytes of a header, and of the empty block that ends a tar
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 _BLOCK = 2**20
-# Compressed pictures hardly shrink further, headers of tiny files shrink tenfold; gzip allows a thousandfold.
+# Maximum expansion, and bytes that are always allowed. Compressed pictures hardly shrink further, headers of
+# tiny files shrink tenfold; gzip permits a thousandfold.
 _MOST_GROWTH, _SMALL = 100, 2**28
 _MOST_LEVELS = 4  # nesting depth of tars; data sets use two
 _MOST_HEADER = 2**20  # bytes of a header's extension, such as a long name
@@ -77,8 +78,7 @@ def open_tar(location: Location, name: str) -> IO[bytes]:
                 _decompress(stream, whole, compressed, where)
         except _DAMAGED as error:
             raise ValueError(
-                f"expected a whole compressed tar at {where}, found a damaged one or one that is cut short "
-                f"({error})"
+                f"expected a whole compressed tar at {where}, found a damaged or truncated one ({error})"
             ) from error
         whole.flush()
         return ranged(os.dup(whole.fileno()))
@@ -115,16 +115,16 @@ def _decompress(stream: gzip.GzipFile, out: IO[bytes], compressed: int, where: s
             if done > most:
                 raise ValueError(
                     f"expected at most {most:,} bytes in the tar of {compressed:,} compressed bytes at "
-                    f"{where}, found more: pictures do not shrink so far; if you trust that file, decompress "
-                    "it and give the .tar"
+                    f"{where}, found more than pictures can expand to; if you trust that file, decompress it "
+                    "and give the .tar"
                 )
             out.write(block)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(
-            f"expected room in {tempfile.gettempdir()} to decompress {where}, found none after {done:,} "
-            "bytes; set TMPDIR to a larger disk, or give a .tar that is not compressed"
+            f"expected free space in {tempfile.gettempdir()} to decompress {where}, found none after "
+            f"{done:,} bytes; set TMPDIR to a larger disk, or give an uncompressed .tar"
         ) from error
 
 
@@ -140,7 +140,7 @@ def _list(file: IO[bytes], where: str, start: int, prefix: str, level: int, list
     try:
         file.seek(0)
         headers = cast(IO[bytes], _Headers(file))
-        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 (it has nothing of its own to close)
+        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 (it owns no resource)
         while (member := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (a million of them need a gigabyte)
             name = member.name.removeprefix("./")
@@ -161,11 +161,11 @@ def _list(file: IO[bytes], where: str, start: int, prefix: str, level: int, list
                 listed.members.append(Member(prefix + name, member.size, start + member.offset_data, crc))
         file.seek(tar.offset)
         if len(file.read(_END)) < _END:
-            raise tarfile.ReadError("no mark at its end")
+            raise tarfile.ReadError("no end-of-archive block")
     except tarfile.TarError as error:
         raise ValueError(
-            f"expected a whole tar at {where}, found another file, or one that is cut short ({error}); "
-            "fetch it again"
+            f"expected a whole tar at {where}, found another kind of file or a truncated one ({error}); "
+            "download it again"
         ) from error
     _resolve(listed, first)
 
@@ -189,7 +189,7 @@ def _resolve(listed: Listed, first: int) -> None:
 
 
 class _Headers:
-    """The tar as tarfile reads its headers; a header of megabytes is refused before it is in memory."""
+    """A tar from which tarfile reads headers; refuses a header of megabytes before reading it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell

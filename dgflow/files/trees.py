@@ -1,4 +1,4 @@
-"""Walk a local folder: each real folder is read once, regardless of the number of links to it."""
+"""List the files below a local folder, reading each real folder once regardless of the links to it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Contents(NamedTuple):
     Attributes:
         sizes: size of each file in bytes, sorted by path.
         unusable: broken links, pipes, sockets and devices.
-        again: links to files and folders that are listed already; not read again.
-        shared: links to an outside file that another link points to as well; each is read.
+        again: links to files and folders that are already listed; these are not read again.
+        shared: links to a file outside the folder that another link points to as well; each is read.
     """
 
     sizes: dict[str, int]
@@ -40,8 +40,8 @@ class _Level:
 
 
 def contents(root: str) -> Contents:
-    """List the files below a folder. Real folders come before links to them, so names do not depend on links.
-    A link to a folder elsewhere is followed; a link to one of its own parents is not.
+    """List the files below a folder. A link to a folder outside is followed; a link to one of its own parents
+    is not. A file that is reachable both directly and by a link is listed under its direct path.
 
     Raises OSError if a folder cannot be read.
     """
@@ -68,7 +68,7 @@ class _Walk:
         self.again: list[str] = []
 
     def visit(self, name: str, real: str) -> None:
-        """Read a real folder and the real folders below it; links are noted."""
+        """Read a real folder and the real folders below it, and collect links."""
         self._names[real] = name
         level = {name: real}
         while level:
@@ -100,8 +100,8 @@ class _Walk:
             self.visit(name, real)
 
     def look_at_file_links(self) -> tuple[str, ...]:
-        """Drop links to files that are listed under their own names. Return all but the first of links with
-        the same target.
+        """Remove links to files that are listed under their own names. Return the other links whose target
+        has an earlier link.
         """
         targets: dict[str, list[str]] = {}
         links = set(self._file_links)

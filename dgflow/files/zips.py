@@ -19,7 +19,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, lzma.LZMAError)
 _LOCAL_HEADER = struct.Struct("<8xH16xHH")  # compression method, lengths of the name and the extra field
 _ENCRYPTED = 1
 _LZMA_MEMORY = 2**28  # bytes, four times what the highest presets need
-# Each returns at most `most` bytes, whatever size the member declares.
+# Each function returns at most `most` bytes, regardless of the size that the member declares.
 _DECOMPRESS = {
     zipfile.ZIP_STORED: lambda data, most: data,
     zipfile.ZIP_DEFLATED: lambda data, most: zlib.decompressobj(-15).decompress(data, most),
@@ -34,9 +34,9 @@ MOST = 2**30
 
 class Member(NamedTuple):
     name: str  # path with `/`, even if Windows wrote backslashes
-    size: int  # size in bytes
+    size: int  # decompressed bytes
     offset: int  # offset of its header
-    stored: int  # compressed bytes in the zip
+    stored: int  # compressed bytes
     crc: int
     is_link: bool = False  # True if the data is the name of another file
 
@@ -52,14 +52,14 @@ def members(location: Location, source: str) -> list[Member]:
             entries = [entry for entry in archive.infolist() if is_shown(_name(entry))]
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"expected a zip at {source}, found another file or one that is cut short ({error}); fetch it "
-            "again"
+            f"expected a zip at {source}, found another kind of file or a truncated one ({error}); download "
+            "it again"
         ) from error
     for entry in entries:
         if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _DECOMPRESS:
             raise ValueError(
-                f"expected files that are stored, or compressed with deflate, bzip2 or lzma, in {source}, "
-                f"found {entry.filename}; write that zip anew"
+                f"expected files that are stored, or compressed with deflate, bzip2 or lzma, and not "
+                f"encrypted in {source}, found {entry.filename}; write that zip again"
             )
     return [
         Member(
@@ -85,7 +85,7 @@ def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
     file.seek(header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size:
-        raise EOFError("the zip ends before it")
+        raise EOFError("the zip ends before the file")
     method, name, extra = _LOCAL_HEADER.unpack(header)
     return header_offset + _LOCAL_HEADER.size + name + extra, method
 
@@ -96,7 +96,7 @@ def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) 
     Raises ValueError if the bytes do not match `crc` or are too many.
     """
     if size > MOST:
-        raise ValueError(f"{size:,} bytes, more than the {MOST:,} that are read at once")
+        raise ValueError(f"{size:,} bytes, more than the maximum of {MOST:,}")
     try:
         start, method = data_offset(file, offset)
         file.seek(start)
@@ -104,7 +104,7 @@ def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) 
     except (*DAMAGED, KeyError) as error:
         raise ValueError(str(error)) from error
     if len(data) != size or zlib.crc32(data) != crc:
-        raise ValueError("its checksum is not that of the zip's directory")
+        raise ValueError("its checksum differs from the one in the zip's directory")
     return data
 
 
@@ -114,7 +114,7 @@ def _lzma(data: bytes, most: int) -> bytes:
     stream.
     """
     if data[2:4] != b"\x05\x00":
-        raise EOFError("no properties of lzma")
+        raise EOFError("no lzma properties")
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)
     # One byte less than `most`: without an end marker, bytes after the data can be decoded too.
     return decompressor.decompress(data[4:9] + b"\xff" * 8 + data[9:], most - 1)

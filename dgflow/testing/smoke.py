@@ -1,10 +1,10 @@
-"""Smoke runs: a recipe at toy size, with the same steps, classes and files, run end to end in a minute on two
-CPU cores.
+"""Smoke runs: replace a recipe by a toy version with the same steps, classes and file formats, which takes a
+minute on two CPU cores.
 
-Steps and specs define their own toys: narrow networks, marked `made_up`, small images, a few dozen samples.
-The checkpoints, data and references that the recipe names are written in their official formats
-(`smoke_files`, `smoke_images`). One step stays one step, disjoint slices stay disjoint, and arms keep equal
-sizes.
+Each step and spec defines its own toy version: narrow networks, small images, a few dozen samples. Toy
+networks are marked `made_up`. Files that replace the recipe's checkpoints, data and references are written in
+the official formats (`smoke_files`, `smoke_images`). The toy graph has the same steps, disjoint slices stay
+disjoint, and arms keep equal sizes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.testing.smoke_files import Reference, checkpoint, write_file, write_pictures
 from dgflow.testing.smoke_images import CIFAR, CIFAR_SIDE, Pictures
 
-REAL, FEWEST_REAL = 32, 16  # real images: in total, and minimum between two edges of slices
+REAL, FEWEST_REAL = 32, 16  # real images: total, and minimum between two edges of slices
 REFERENCE = 64  # images in a published reference: the same number in every recipe of a root
 MADE, FEWEST_MADE = 32, 24  # samples between two edges of slices: maximum and minimum
 
@@ -58,7 +58,7 @@ def smoke(target: Target, url: str) -> Smoke:
     """Return `target` at toy size, for a root at `url`.
 
     Raises:
-        ValueError: the target reads an external image set, or a file without a toy.
+        ValueError: the target reads an external image set, or a file that has no toy version.
     """
     scheme, separator, rest = url.partition("://")
     run = _Run(target, unquote(rest) if scheme == "file" and separator else url)
@@ -67,13 +67,14 @@ def smoke(target: Target, url: str) -> Smoke:
 
 
 class _Run:
-    """A `SmokeRun`: toys by step, and the files that they need in the root."""
+    """The implementation of `SmokeRun`: caches the toy of each step, and collects the files that they
+    need."""
 
     def __init__(self, target: Target, url: str) -> None:
         self.url = url
         self.edges: dict[str, list[int]] = {}  # edges of a step's slices, by fingerprint
         self.toy_edges: dict[str, dict[int, int]] = {}  # edges -> edges in the toy, by fingerprint
-        self.largest = 1
+        self.largest = 1  # samples of the largest interval between two edges of generated samples
         for node in graph(target):
             self._add_edges(node.slices)
             self._add_edges(_read_at_the_source(node.step))
@@ -83,7 +84,7 @@ class _Run:
         self.references: dict[str, Reference] = {}
 
     def _add_edges(self, slices: Sequence[Slice]) -> None:
-        """Note the edges of slices of one step."""
+        """Record the edges of the slices of one step."""
         if not slices:
             return
         key, own = slices[0].step.fingerprint, [edge for each in slices for edge in (each.start, each.stop)]
@@ -122,7 +123,7 @@ class _Run:
         return toy[edges[part.start] : edges[part.stop]]
 
     def checkpoint(self, step: Pretrained) -> Pretrained:
-        """The toy of a network's file, to be written."""
+        """The toy version of a pretrained network, whose file is written later."""
         shape = step.shape if step.network.fixed_size else step.shape.toy
         network = self.value(step.network, step.image_size // shape.image_size)
         key, source = self._placed(step.source, step.fingerprint)
@@ -147,8 +148,8 @@ class _Run:
         return toy
 
     def _placed(self, source: str, digest: str) -> tuple[str, str]:
-        """(key in the root, source) of the file that replaces the one at `source`; a catalogue file is at the
-        key of a manual download.
+        """The key in the root, and the source, of the file that replaces the one at `source`. A file of the
+        catalogue has the key of a manual download.
         """
         if source in CATALOGUE:
             return f"weights/{source}/{CATALOGUE[source].file_name}", source
@@ -159,15 +160,15 @@ class _Run:
         return (key := f"smoke/{digest[:12]}/{name}"), f"{self.url}/{key}"
 
     def statistics(self, step: PublishedStatistics) -> PublishedStatistics:
-        """The toy of a published reference, to be written."""
+        """The toy version of a published reference, whose file is written later."""
         key, source = self._placed(step.source, step.fingerprint)
-        known = self.references.get(key, Reference(key=key))
-        self.references[key] = known.model_copy(update={"spatial": known.spatial or step.spatial})
+        earlier = self.references.get(key, Reference(key=key))
+        self.references[key] = earlier.model_copy(update={"spatial": earlier.spatial or step.spatial})
         side = DataShape(step.image_size, 3, 0).toy.image_size
         return step.model_copy(update={"source": source, "image_size": side, "sha256": None, "made_up": True})
 
     def images(self, step: ImportImages) -> ImportImages:
-        """The toy of an import, with pictures to be written."""
+        """The toy version of an import, whose pictures are written later."""
         side, key = step.shape.toy.image_size, step.fingerprint
         edges = self.edges[key]
         self.toy_edges[key] = _spread(edges, REAL, edges[-1], FEWEST_REAL)
@@ -189,7 +190,7 @@ class _Run:
         return step.model_copy(update=change | {"skip_broken": skipped})
 
     def _of_a_source(self, pictures: Pictures, source: str) -> Pictures:
-        """The pictures in a separate series if another source has pictures of that kind."""
+        """Give the pictures a separate series if another source has pictures of the same kind."""
         others = {each.series for each, of in self.pictures.items() if of != source and each.like(pictures)}
         series = next(number for number in count() if number not in others)
         own = pictures.model_copy(update={"series": series})
@@ -199,18 +200,20 @@ class _Run:
     def _reference_images(self, name: str, count: int, side: int) -> str:
         key, source = self._placed(name, "")
         pictures = Pictures(form="npz", name=name, count=count, classes=0, width=side, height=side)
-        known = self.references.get(key, Reference(key=key))
-        self.references[key] = known.model_copy(update={"pictures": pictures})
+        earlier = self.references.get(key, Reference(key=key))
+        self.references[key] = earlier.model_copy(update={"pictures": pictures})
         return source
 
 
 def _read_at_the_source(step: Step) -> list[Slice]:
-    """The images of an import that a step encodes without having them stored."""
+    """The images of an import that a step encodes directly, without storing them."""
     return [step.images] if isinstance(step, Encode) and not step.keep_pixels else []
 
 
 def _pictures(step: ImportImages, count: int, side: int) -> Pictures:
-    """Pictures from which the step's preparation makes squares of `side`, in the format of its source."""
+    """Describe pictures, in the format of the step's source, that its preparation turns into squares of
+    `side`.
+    """
     name = step.source.rstrip("/").rpartition("/")[2]
     width = height = (side - 2 * step.pad) * step.average_pool
     if step.preparation == "adm-center-crop":
@@ -232,7 +235,9 @@ def _pictures(step: ImportImages, count: int, side: int) -> Pictures:
 
 
 def _spread(edges: list[int], most: int, whole: int, fewest: int) -> dict[int, int]:
-    """The edges of slices in a toy: `most` rows for `whole` rows, at least `fewest` between two edges."""
+    """The edges of slices in the toy version, by their edges in the recipe: `most` rows for `whole` rows, and
+    at least `fewest` between two edges.
+    """
     toy_edges = {0: 0}
     for start, stop in pairwise(edges):
         toy_edges[stop] = toy_edges[start] + max(fewest, most * (stop - start) // whole)

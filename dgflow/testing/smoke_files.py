@@ -1,8 +1,8 @@
 """Write the files of a smoke run: small checkpoints in the official formats with random weights, and random
 statistics.
 
-The same description gives the same weights, and no number overflows. Existing files are kept. Files are at
-the key of manual downloads: `weights/NAME/FILE`.
+The same description gives the same weights, which cause no overflow. Existing files are kept. A file of the
+catalogue has the key of a manual download, `weights/NAME/FILE`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 16  # small files written concurrently
 WIDTHS = {"": 2048, "_s": 2023}
-"""Widths of Inception's features, and of the sFID features, by suffix of the names of a reference's
-arrays.
-"""
+"""Number of features by suffix of a reference's array names: Inception's features, and those of sFID."""
 
 
 class Reference(Spec):
-    """A published reference to write: random moments, and images if there are `pictures`."""
+    """A published reference to write, with random moments, and with images if there are `pictures`."""
 
     key: str
     spatial: bool = False
     pictures: Pictures | None = None
 
     def file(self) -> bytes:
-        """`mu`, `sigma` of full rank, the same of sFID's features, and `arr_0`: `.npz` or EDM2's pickle."""
+        """Encode the reference as `.npz`, or as EDM2's pickle: `mu`, `sigma` (full rank), those of sFID's
+        features if `spatial`, and the images as `arr_0`.
+        """
         random = np.random.default_rng(0)
         arrays: dict[str, np.ndarray] = {}
         for suffix, width in WIDTHS.items() if self.spatial else [("", WIDTHS[""])]:
@@ -71,7 +71,7 @@ def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
 
 
 def checkpoint(steps: Iterable[Pretrained]) -> bytes:
-    """Encode the file of `steps`, in their format: one network, or several that share a file.
+    """Encode the checkpoint of `steps` in their format: of one network, or of several that share a file.
 
     Raises:
         ValueError: there is no writer for the format.
@@ -80,15 +80,17 @@ def checkpoint(steps: Iterable[Pretrained]) -> bytes:
     step, spec = steps[0], steps[0].network
     if step.format in spec.read_only:
         raise ValueError(
-            f"expected a format that a smoke run can write, found {step.format!r} of {step.title}: name "
-            "another file of it"
+            f"expected a format that a smoke run can write, found {step.format!r} of {step.title}: use a "
+            "file of that network in another format"
         )
     others = [(other.network, _filled(other)) for other in steps[1:]]
     return spec.write(step.format, _filled(step), step.shape, others)
 
 
 def _filled(step: Pretrained) -> nn.Module:
-    """The network with random weights, even where initial weights are zero: published networks have none."""
+    """Build the network with random weights. Layers that are initialised with zeros are filled too, because
+    trained networks have none.
+    """
     import torch
 
     seed = int(sha256_hex(step.source.encode())[:8], 16)

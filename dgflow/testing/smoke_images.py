@@ -1,7 +1,7 @@
-"""Make small pictures for a smoke run: crops of one drawn picture, in the format of the data set that they
-replace.
+"""Make small pictures for a smoke run: crops of one synthetic picture, in the format of the data set that
+they replace.
 
-The same description gives the same files. Each picture is as large as the recipe's preparation needs, and
+The same description gives the same files. Each picture has the size that the recipe's preparation needs, and
 every class of the data set has pictures.
 """
 
@@ -29,12 +29,12 @@ CIFAR = {
     "cifar-100-python.tar.gz": 100,
     "cifar-100-binary.tar.gz": 100,
 }
-"""The archives by name, and their classes."""
+"""Name of an archive -> its number of classes."""
 
 
 class Pictures(Spec):
-    """A data set to make: `count` pictures of `width` x `height`; picture i has class i modulo `classes` (0:
-    no classes).
+    """A data set to make: `count` pictures of `width` x `height`. Picture i has class i modulo `classes`; 0
+    for a data set without classes.
     """
 
     form: Literal["folder", "zip", "cifar", "npz"]
@@ -107,7 +107,9 @@ class Pictures(Spec):
         return file.getvalue()
 
     def _cifar(self) -> bytes:
-        """The training batches of one of `CIFAR`'s archives; a row is the red, green and blue planes."""
+        """Encode one of `CIFAR`'s archives with its training batches; a row has the red, green and blue
+        planes.
+        """
         rows = np.stack([image.transpose(2, 0, 1).reshape(-1) for image in self.pixels()])
         labels = np.arange(self.count) % CIFAR[self.name]
         hundred = CIFAR[self.name] == 100
@@ -135,13 +137,15 @@ class Pictures(Spec):
 
 
 def _bits(seed: int, count: int) -> np.ndarray:
-    """Random bits, uint64 [count]; Philox's raw bits are the same in every version of numpy."""
+    """Random bits, uint64 [count]. Philox's raw bits are the same in every version of numpy."""
     return np.random.Philox(seed).random_raw(count)
 
 
 @cache
 def _scene() -> Image.Image:
-    """A picture with shapes, shades and grain, drawn with integers only: the same on every machine."""
+    """Draw a picture with shapes, shades and grain. It uses only integers, so it is the same on every
+    machine.
+    """
     size = (512, 600)
     pixels = np.zeros((size[1], size[0], 3), np.int64)
     for seed, (cells, weight) in enumerate({3: 6, 12: 4, 48: 3, 192: 2, 512: 1}.items(), start=1):
@@ -171,11 +175,11 @@ def _python_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
     return _pickled(batch | {b"labels": fine})
 
 
-_Pickler: Any = vars(pickle)["_Pickler"]  # in Python: the C one cannot change how bytes are written
+_Pickler: Any = vars(pickle)["_Pickler"]  # the pickler in Python; the C one writes bytes in a fixed way
 
 
 class _Python2(_Pickler):
-    """Pickle bytes as Python 2 strings."""
+    """A pickler that writes bytes as Python 2 strings."""
 
     dispatch = dict(_Pickler.dispatch)
 

@@ -1,10 +1,10 @@
-"""Separate the roots of smoke runs from real ones: they hold random weights under official names, which a
-real run must not use.
+"""Keep the roots of smoke runs separate from others, because they contain random weights under official
+names.
 """
 
 from dgflow.store.objects import ObjectStore
 
-VERSION = 2  # incremented by hand when the files change
+VERSION = 2  # increment when the written files change
 MARK = "smoke.json"
 
 
@@ -26,14 +26,13 @@ def check_root(store: ObjectStore, smoke: bool, write: bool = True) -> None:
         others = [name for name in store.names() if name != "dgflow.json"]
         if others:
             raise ValueError(
-                f"expected a new root for a smoke run, found other work in {store.url} "
-                f"({', '.join(others[:3])}), which must not meet "
-                "random weights; give another root, as in --root runs/mine-smoke"
+                f"expected a new root for a smoke run, found {', '.join(others[:3])} in {store.url}, which "
+                "must not be mixed with random weights; give another root, such as --root runs/mine-smoke"
             )
         if write:
             store.create(MARK, mark)
     elif smoke and recorded != mark:
         raise ValueError(
-            f"expected the smoke run of this version of dgflow, found another one's in {store.url}; give a "
-            "new root"
+            f"expected a smoke run of this version of dgflow, found one of another version in {store.url}; "
+            "give a new root"
         )

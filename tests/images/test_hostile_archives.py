@@ -121,5 +121,5 @@ def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path, name):
     file.parent.mkdir(exist_ok=True)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
     source = file if file.parent == tmp_path else file.parent
-    with pytest.raises(ValueError, match=rf"{file.name}, found a pointer of Git LFS to them; .*git lfs pull"):
+    with pytest.raises(ValueError, match=rf"{file.name}, found a Git LFS pointer instead; .*git lfs pull"):
         list_images(str(source))

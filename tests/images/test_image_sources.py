@@ -95,7 +95,7 @@ def test_a_cut_or_foreign_npz_is_named(tmp_path, pixels):
     np.savez(tmp_path / "a.npz", pixels)
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
     with pytest.raises(
-        ValueError, match=r"expected an npz at .*a\.npz, found another file or one that is cut short"
+        ValueError, match=r"expected an npz at .*a\.npz, found another kind of file or a truncated one"
     ):
         open_images(str(tmp_path / "a.npz"))
 

@@ -75,7 +75,7 @@ LEFT_OUT = {
     "npz fractions": (npz, np.linspace(0, 1, 6), "numbers that are not whole"),
     "npz infinite": (npz, np.array([np.inf] * 6), "numbers that are not whole"),
     "npz large unsigned": (npz, np.array([2**64 - 1] * 6, np.uint64), "numbers up to 18446744073709551615"),
-    "npz objects": (npz, np.array([{}] * 6, object), "Python objects, which are not opened"),
+    "npz objects": (npz, np.array([{}] * 6, object), "which are not loaded"),
     "npz pictures": (npz, np.zeros((6, 4, 4)), "float64 of shape (6, 4, 4)"),
     "npz dates": (npz, np.zeros(6, "M8[s]"), "datetime64[s] of shape (6,)"),
     "parquet lists": (parquet, [[1, 2], [3], [], [1], [2], [4]], "lists, or values of several kinds"),

@@ -283,7 +283,7 @@ def test_a_smoke_run_of_another_version_is_refused(tmp_path):
     store = open_store(str(tmp_path))
     store.create("smoke.json", b'{"smoke":0}')
     with pytest.raises(
-        ValueError, match="expected the smoke run of this version of dgflow, found another one's"
+        ValueError, match="expected a smoke run of this version of dgflow, found one of another version"
     ):
         check_root(store, smoke=True)
 

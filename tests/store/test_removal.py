@@ -187,6 +187,6 @@ def test_a_step_that_a_run_at_work_needs_is_not_removed(rm, target, tmp_path) ->
     status, out, error = rm("root/import", "--yes")
     assert (status, out) == (1, "") and "a run on h, pid 7; stop it first" in error
     status, out, _ = rm("root/import")
-    assert status == 0 and "at work on it now, and to be stopped first: a run on h, pid 7" in out
+    assert status == 0 and "an active run needs it; stop the run first: a run on h, pid 7" in out
     runs("generate-0123456789ab")
     assert rm("root/import", "--yes")[0] == 0

@@ -31,7 +31,7 @@ def test_a_line_for_each_run_and_how_to_look_at_it(track, made, tmp_path):
     assert any(
         line.startswith("train-score-") and line.endswith("1 configuration, 96 values") for line in lines
     )
-    assert look == "look at it: tensorboard --logdir runs/tensorboard"
+    assert look == "to view it: tensorboard --logdir runs/tensorboard"
     found = json.loads(data)
     assert found["look"] == "tensorboard --logdir runs/tensorboard"
     (score,) = [counts for name, counts in found["runs"].items() if name.startswith("train-score-")]
@@ -48,7 +48,7 @@ def test_a_repetition_says_that_nothing_is_new(track, made):
 
 def test_following_a_run_that_has_ended_ends(track, made):
     status, out, err = track(made, "--to", "tensorboard", "--follow")
-    assert status == 0 and "look at it" in out
+    assert status == 0 and "to view it" in out
     assert err == "no run is at work: the last one, of digits, ended: done\n"
 
 
