@@ -4,8 +4,8 @@ All information comes from the store, with few requests. An incomplete step take
 its receipts and the newest notes of attempts; a complete step takes only the sample. Times are compared by
 the store's own clock, since the clocks of the writing hosts may differ by a day.
 
-A step is running if the heartbeat of a driver says so (`dgflow/store/runs.py`). A root of an earlier version, without
-records of runs, is judged by its newest commits and attempts.
+A step is running if the heartbeat of a driver says so (`dgflow/store/runs.py`). A root of an earlier version,
+without records of runs, is judged by its newest commits and attempts.
 """
 
 from __future__ import annotations
