@@ -85,12 +85,12 @@ def _chosen(step_store: StepStore, folder: str, epoch: str) -> Receipt:
     if folder == "results" or epoch == "last":
         return step_store.receipt(receipts[max(receipts)])
     if epoch == "best":
-        found = step_store.receipts(list(receipts.values()))
-        if any(_LEAST not in each.metrics for each in found):
+        candidates = step_store.receipts(list(receipts.values()))
+        if any(_LEAST not in each.metrics for each in candidates):
             raise ValueError(
                 f"expected a {_LEAST} of every epoch of {where}, found none; give --epoch NUMBER"
             )
-        return min(found, key=lambda each: (each.metrics[_LEAST], each.number))
+        return min(candidates, key=lambda each: (each.metrics[_LEAST], each.number))
     if not epoch.isdecimal() or int(epoch) not in receipts:
         available = f"{min(receipts)} to {max(receipts)}"
         raise ValueError(

@@ -18,15 +18,15 @@ from dgflow.store.objects import ObjectStore
 def list_runs(store: ObjectStore, *, json: bool) -> int:
     """Print one line per recipe and options in the root, with its progress."""
     names, now = store.names(), store.now()
-    found = runs_text.variants(store, now)
-    steps = runs_text.seen_steps(found, store, names)
-    others = runs_text.unrecorded(found, store, names)
-    for variant in found:
+    variants = runs_text.variants(store, now)
+    steps = runs_text.seen_steps(variants, store, names)
+    others = runs_text.unrecorded(variants, store, names)
+    for variant in variants:
         for line in _heading(variant, steps[variant.record.goal]):
             print(line)
-    _print_unrecorded(others, some=bool(found))
+    _print_unrecorded(others, some=bool(variants))
     if json:
-        print_json({"runs": [_json(each, steps) for each in found], "unrecorded": dict(others)})
+        print_json({"runs": [_json(each, steps) for each in variants], "unrecorded": dict(others)})
     return 0
 
 
@@ -35,18 +35,18 @@ def status(store: ObjectStore, *, json: bool, preview: bool = False) -> int:
     the exit status: 1 while a step is incomplete.
     """
     names, now = store.names(), store.now()
-    found = runs_text.variants(store, now)
-    steps = runs_text.seen_steps(found, store, names)
-    others = runs_text.unrecorded(found, store, names)
+    variants = runs_text.variants(store, now)
+    steps = runs_text.seen_steps(variants, store, names)
+    others = runs_text.unrecorded(variants, store, names)
     everything: list[dict[str, Any]] = []
-    for number, variant in enumerate(found):
+    for number, variant in enumerate(variants):
         seen = steps[variant.record.goal]
         rows = rows_of(seen, now=now, drivers=variant.drivers)
         print("\n" * bool(number) + "\n".join(_heading(variant, seen)))
         print(status_table(rows, now, variant.drivers))
         total = status_total(rows, variant.drivers)
         everything.append(_json(variant, steps) | {"rows": rows, "total": total})
-    _print_unrecorded(others, some=bool(found))
+    _print_unrecorded(others, some=bool(variants))
     once = {step.name: step for seen in steps.values() for step in seen}
     previews = print_previews(list(once.values())) if preview else []
     if json:

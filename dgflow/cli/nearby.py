@@ -25,23 +25,23 @@ def roots_nearby(store: ObjectStore) -> str:
         with contextlib.suppress(ValueError, StoreError):
             if is_root(above):
                 return f"it lies in the root {_shown(above)}"
-    found = []
+    descriptions = []
     for where, folder in (("below it", store.url), ("beside it", next(_above(store.url), None))):
         if folder and (names := _roots_in(folder, near=store.url.rpartition("/")[2])):
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            found.append(f"{where} {'are' if names[1:] else 'is'} {', '.join(names[:_SHOWN])}{more}")
-    return "; ".join(found) or "no other root lies below it or beside it"
+            descriptions.append(f"{where} {'are' if names[1:] else 'is'} {', '.join(names[:_SHOWN])}{more}")
+    return "; ".join(descriptions) or "no other root lies below it or beside it"
 
 
 def others_only(target: Target, store: ObjectStore) -> str | None:
     """A remark if a root has steps but none of the recipe's; otherwise None."""
-    there = step_names(store)
-    if not there or {node.step.name for node in graph(target)} & set(there):
+    existing = step_names(store)
+    if not existing or {node.step.name for node in graph(target)} & set(existing):
         return None
-    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    more = f" and {len(existing) - _SHOWN} more" if len(existing) > _SHOWN else ""
     return (
         f"this root has no step of this recipe with these options: {store.url} has other steps, "
-        f"{', '.join(there[:_SHOWN])}{more}"
+        f"{', '.join(existing[:_SHOWN])}{more}"
     )
 
 
@@ -63,12 +63,12 @@ def _roots_in(folder: str, near: str) -> list[str]:
     except (ValueError, StoreError):
         return []
     names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, near).ratio())
-    found = []
+    roots = []
     for name in names[:_LOOKS]:
         with contextlib.suppress(ValueError, StoreError):  # a name that is not a valid key
             if store.size(f"{name}/dgflow.json") is not None:
-                found.append(_shown(f"{store.url}/{name}"))
-    return found
+                roots.append(_shown(f"{store.url}/{name}"))
+    return roots
 
 
 def _shown(url: str) -> str:

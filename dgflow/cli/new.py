@@ -27,9 +27,9 @@ def new_folder(folder: str) -> str:
         raise ValueError(f"expected a folder on this machine, as in dgflow new mine, found {folder!r}")
     if path.exists() and not path.is_dir():
         raise ValueError(f"expected a new folder at {folder}, found a file; give another name")
-    if there := [name for name in FILES if (path / name).exists() or (path / name).is_symlink()]:
+    if existing := [name for name in FILES if (path / name).exists() or (path / name).is_symlink()]:
         raise ValueError(
-            f"expected none of the files to write in {folder}, found {', '.join(there)}; nothing was "
+            f"expected none of the files to write in {folder}, found {', '.join(existing)}; nothing was "
             "written; give another name"
         )
     path.mkdir(parents=True, exist_ok=True)

@@ -39,10 +39,10 @@ def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -
     """Print a remark if a root has runs of other options or recipes but none of this one. `status` reports
     other options itself.
     """
-    found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
-    if any(each.record.goal == goal for each in found):
+    variants, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
+    if any(each.record.goal == goal for each in variants):
         return
-    line = None if use == "status" else runs_text.others_line(found, question, goal)
+    line = None if use == "status" else runs_text.others_line(variants, question, goal)
     if not line and use != "run":
         line = others_only(target, store)
     if line:

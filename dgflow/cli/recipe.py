@@ -71,7 +71,7 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
         """Register the command `body(target, store, asked, ...)`. Its options are the further parameters of
         `body`, and the parameters of the recipe.
         """
-        own = list(inspect.signature(body).parameters.values())[3:]
+        command_options = list(inspect.signature(body).parameters.values())[3:]
         use = _USES.get(body, "look")
 
         def call(**options: Any) -> int:
@@ -92,7 +92,7 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
         parameters = [
             inspect.Parameter("root", keyword, default=None, annotation=Root),
             inspect.Parameter("smoke", keyword, default=False, annotation=Smoke),
-            *(parameter.replace(kind=keyword) for parameter in own + recipe),
+            *(parameter.replace(kind=keyword) for parameter in command_options + recipe),
         ]
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -227,24 +227,24 @@ def _status(
     while anything is missing.
     """
     plans, now = plan(target, store), store.now()
-    found = runs_text.variants(store, now)
+    variants = runs_text.variants(store, now)
     goal = runs_text.goal_of(target)
-    own = next((each for each in found if each.record.goal == goal), None)
+    variant = next((each for each in variants if each.record.goal == goal), None)
     # Another target may share steps with this one, and its driver may be active.
-    at_work = [driver for each in found for driver in each.drivers] if found else None
+    at_work = [driver for each in variants for driver in each.drivers] if variants else None
     rows = status_text.status_rows(plans, store, now=now, price=price, drivers=at_work)
-    for line in runs_text.driver_lines(own) if own else ():
+    for line in runs_text.driver_lines(variant) if variant else ():
         print("\n".join(wrapped(line, hanging="  ", width=terminal_width(UNLIMITED))))
-    mine = own.drivers if own else ()
-    print(status_text.status_table(rows, now, mine))
-    if others := runs_text.others_line(found, asked, goal):
+    own_drivers = variant.drivers if variant else ()
+    print(status_text.status_table(rows, now, own_drivers))
+    if others := runs_text.others_line(variants, asked, goal):
         print(others)
     previews = print_previews([of_plan(each, store) for each in plans]) if preview else []
     if json:
-        total = status_text.status_total(rows, mine)
-        known = {"run": runs_text.as_json(own) if own else None, "previews": previews}
-        others = [runs_text.as_json(each) for each in found if each is not own]
-        print_json({"steps": rows, "total": total} | known | {"others": others})
+        total = status_text.status_total(rows, own_drivers)
+        more = {"run": runs_text.as_json(variant) if variant else None, "previews": previews}
+        others = [runs_text.as_json(each) for each in variants if each is not variant]
+        print_json({"steps": rows, "total": total} | more | {"others": others})
     return 0 if all(each.complete for each in plans) else 1
 
 

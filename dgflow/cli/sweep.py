@@ -81,18 +81,18 @@ def add_sweep(app: typer.Typer, workflow: Callable[..., Target], name: str) -> N
     """Register the command `sweep` of the recipe `name`. A parameter with the name of one of the command's
     options cannot be swept.
     """
-    own = list(inspect.signature(_own).parameters.values())
-    taken = {parameter.name for parameter in own}
-    known = [parameter_of(each) for each in recipe_parameters(workflow) if each.name not in taken]
+    command_options = list(inspect.signature(_own).parameters.values())
+    taken = {parameter.name for parameter in command_options}
+    sweepable = [parameter_of(each) for each in recipe_parameters(workflow) if each.name not in taken]
 
     def call(**options: Any) -> int:
-        texts = {each.name: options.pop(each.name) for each in known}
-        return _sweep(workflow, name, known, texts, **options)
+        texts = {each.name: options.pop(each.name) for each in sweepable}
+        return _sweep(workflow, name, sweepable, texts, **options)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [parameter.replace(kind=keyword) for parameter in own]
+    parameters = [parameter.replace(kind=keyword) for parameter in command_options]
     parameters += [
-        inspect.Parameter(each.name, keyword, default=None, annotation=_option(each)) for each in known
+        inspect.Parameter(each.name, keyword, default=None, annotation=_option(each)) for each in sweepable
     ]
     vars(call)["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -134,7 +134,7 @@ def _option(parameter: Parameter) -> Any:
 def _sweep(
     workflow: Callable[..., Target],
     name: str,
-    known: Sequence[Parameter],
+    parameters: Sequence[Parameter],
     texts: Mapping[str, list[str] | None],
     *,
     root: str | None,
@@ -158,22 +158,22 @@ def _sweep(
         raise typer.BadParameter(
             "expected --select-on SEEDS with --by, found none: without --select-on nothing is chosen"
         )
-    given = {each.name: values_of(each, text) for each in known if (text := texts[each.name])}
-    if lacking := [each.option for each in known if each.is_required and each.name not in given]:
+    given = {each.name: values_of(each, text) for each in parameters if (text := texts[each.name])}
+    if lacking := [each.option for each in parameters if each.is_required and each.name not in given]:
         raise typer.BadParameter(f"expected {', '.join(lacking)}, found none: the recipe has no default")
     swept = {key: values for key, values in given.items() if len(values) > 1}
     fixed = {key: values[0] for key, values in given.items() if len(values) == 1}
     if not swept:
-        numeric = (each.option for each in known if {int, float} & set(each.kinds))
-        example = next(numeric, next((each.option for each in known), "--PARAM"))
+        numeric = (each.option for each in parameters if {int, float} & set(each.kinds))
+        example = next(numeric, next((each.option for each in parameters), "--PARAM"))
         raise typer.BadParameter(
             f"expected several values of at least one parameter, as in {example} A,B,C, found "
             f"{'one value of each' if given else 'none'}; the recipe has "
-            f"{', '.join(each.option for each in known)}"
+            f"{', '.join(each.option for each in parameters)}"
         )
-    averages = averaged(over or (), swept, known)
+    averages = averaged(over or (), swept, parameters)
     settings = combinations(swept, zipped=zip, yes=yes)
-    selection = None if select_on is None else selection_of(select_on, by, known, swept, fixed)
+    selection = None if select_on is None else selection_of(select_on, by, parameters, swept, fixed)
     placement = Placement(workers, train_workers, num_gpus, checkpoint_minutes)
     options = Options(plan, json, csv, placement, smoke)
     recipe = Recipe(workflow, name, fixed, averages, zip)

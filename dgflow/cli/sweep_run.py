@@ -101,21 +101,23 @@ class Recipe:
             )
             for key, values in swept.items()
         }
-        own = {
+        sweep_options = {
             "over": ",".join(over or ()),
             "select_on": select_on,
             "by": by,
             "zip": "" if self.zipped else None,
         }
-        own = {key: value for key, value in own.items() if value or value == "" and key == "zip"}
+        sweep_options = {
+            key: value for key, value in sweep_options.items() if value or value == "" and key == "zip"
+        }
         values = {**self.fixed, **lists}
         in_order = [name for name in inspect.signature(self.workflow).parameters if name in values]
         question = asked(self.workflow, self.name, {name: values[name] for name in in_order})
         return question.model_copy(
             update={
                 "recipe": f"{self.name} sweep",
-                "options": {**question.options, **own},
-                "changed": (*question.changed, *own),
+                "options": {**question.options, **sweep_options},
+                "changed": (*question.changed, *sweep_options),
             }
         )
 

@@ -77,7 +77,7 @@ class Selection:
 def selection_of(
     text: str,
     by: str | None,
-    known: Sequence[Parameter],
+    parameters: Sequence[Parameter],
     swept: Mapping[str, Sequence[Any]],
     fixed: Mapping[str, Any],
 ) -> Selection:
@@ -86,11 +86,11 @@ def selection_of(
     Raises typer.BadParameter for a recipe without a list of seeds, for swept seeds, for seeds on both sides,
     and for a sweep with nothing to choose.
     """
-    seeds = next((each for each in known if each.name == SEEDS and each.is_list), None)
+    seeds = next((each for each in parameters if each.name == SEEDS and each.is_list), None)
     if seeds is None:
         raise typer.BadParameter(
             "--select-on: expected a recipe with a parameter `seeds`, a list of sampling seeds, found none; "
-            f"it has {', '.join(option_name(each.name) for each in known)}"
+            f"it has {', '.join(option_name(each.name) for each in parameters)}"
         )
     if SEEDS in swept:
         raise typer.BadParameter(

@@ -64,14 +64,14 @@ def combinations(swept: Mapping[str, Sequence[Any]], *, zipped: bool, yes: bool)
 
 
 def averaged(
-    names: Sequence[str], swept: Mapping[str, Sequence[Any]], known: Sequence[Parameter]
+    names: Sequence[str], swept: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter]
 ) -> list[str]:
     """The swept parameters in `--over`, as Python names. A list parameter with one value, such as sampling
     seeds, is omitted: an arm's spread covers it already.
 
     Raises typer.BadParameter for a parameter that the recipe does not have, or with only one value.
     """
-    by_name = {parameter.name: parameter for parameter in known}
+    by_name = {parameter.name: parameter for parameter in parameters}
     words = [word.strip().lstrip("-").replace("-", "_") for text in names for word in text.split(",")]
     for word in words:
         if word not in by_name:

@@ -56,5 +56,5 @@ def load(weights: Weights, root: str | None = None) -> Network:
     opened, name, network = open_root(store.url), weights.step.name, weights.step.architecture
     loaded = {DiscriminatorSpec: DiscriminatorNetwork, ScoreNetworkSpec: ScoreNetwork}
     kind = next((kind for role, kind in loaded.items() if isinstance(network, role)), Network)
-    found = opened.network(name)
-    return kind(found.records, found.weights, found.bound)
+    generic = opened.network(name)
+    return kind(generic.records, generic.weights, generic.bound)

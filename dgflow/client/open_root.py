@@ -82,12 +82,12 @@ class OpenRoot:
         Raises:
             ValueError: no run of the recipe is recorded, or there is no step of the kind.
         """
-        names = there = self.records.names
+        names = existing = self.records.names
         if recipe is not None:
-            names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in there]
+            names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in existing]
         names = [name for name in names if kind in (None, name.rpartition("-")[0])]
         if kind is not None and not names:
-            kinds = ", ".join(sorted({name.rpartition("-")[0] for name in there})) or "none"
+            kinds = ", ".join(sorted({name.rpartition("-")[0] for name in existing})) or "none"
             raise ValueError(f"expected steps of the kind {kind!r} in {self.url}, found those of: {kinds}")
         return [StepView(self.records, recorded) for recorded in self.records.all_recorded(names)]
 
@@ -150,14 +150,14 @@ class OpenRoot:
 
     def _runs_of(self, recipe: str | None) -> list[RunRecord]:
         """The runs of a recipe, or all runs. Raises ValueError if there are none."""
-        found = [record for record in self.runs if recipe in (None, record.asked.recipe)]
-        if not found:
+        records = [record for record in self.runs if recipe in (None, record.asked.recipe)]
+        if not records:
             recipes = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs))
             wanted = "runs" if recipe is None else f"runs of the recipe {recipe}"
             raise ValueError(
                 f"expected {wanted} in {self.url}, found {f'those of: {recipes}' if recipes else 'none'}"
             )
-        return found
+        return records
 
     def _view(self, name: str) -> StepView:
         return StepView(self.records, self.records.recorded(name))
@@ -229,15 +229,15 @@ class OpenRoot:
 
     def _only(self, role: type[NetworkSpec], words: str) -> str:
         """The name of the only step that has committed weights of a network with this role."""
-        found = [
+        names = [
             view.name for view in self.steps() if isinstance(_architecture(view), role) and view.receipts
         ]
-        if not found:
+        if not names:
             raise ValueError(f"expected a {words} in {self.url}, found none with committed weights")
-        if len(found) > 1:
-            listed = ", ".join(found)
+        if len(names) > 1:
+            listed = ", ".join(names)
             raise ValueError(f"expected one {words} in {self.url}, found {listed}; give the name of one")
-        return found[0]
+        return names[0]
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

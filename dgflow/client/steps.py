@@ -168,9 +168,9 @@ class StepView:
         else:
             chosen = [each for each in figures if each.title.lower().startswith(title.lower())]
         if not chosen:
-            there = ", ".join(repr(each.title) for each in figures) or "none"
+            titles = ", ".join(repr(each.title) for each in figures) or "none"
             wanted = "a figure" if title is None else f"a figure whose title begins with {title!r}"
-            raise ValueError(f"expected {wanted} of {self.name}, found: {there}")
+            raise ValueError(f"expected {wanted} of {self.name}, found: {titles}")
         return plot(chosen)
 
     def again(self, start: int = 0, stop: int | None = None, **placement: Any) -> Samples:
@@ -195,12 +195,12 @@ class StepView:
         stop = (shards[0].stop if shards else 0) if stop is None else stop
         first, parts = self.samples.read(slice(start, stop), ["index"]), []
         for shard in shards:
-            own = step.as_made(shard.inputs)
-            make = own.shard_builder(self.records.bound(own, shard.inputs))
+            as_made = step.as_made(shard.inputs)
+            make = as_made.shard_builder(self.records.bound(as_made, shard.inputs))
             parts.append(make(shard.start, shard.stop))
-        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        chosen = np.isin(made["index"], first.index)
-        return Samples({name: values[chosen] for name, values in made.items()})
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        chosen = np.isin(columns["index"], first.index)
+        return Samples({name: values[chosen] for name, values in columns.items()})
 
     @property
     def _outcome(self) -> Outcome | None:

@@ -190,7 +190,7 @@ class _Run:
         """Starts or does the work of a step, without sealing it; returns None if the work is done."""
         step, seconds, done = state.step, _seconds(state, step_store), len(state.done)
         with ExitStack() as shown:
-            display = self.progress.step(step, total=len(state.wanted), done=done, known=seconds)
+            display = self.progress.step(step, total=len(state.wanted), done=done, earlier=seconds)
             advance = _gauged(state, shown.enter_context(display))
             match step:
                 case SampleStep():

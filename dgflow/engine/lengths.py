@@ -70,17 +70,17 @@ class Lengths:
     def copies(self, step: SampleStep, inputs: Bound, missing: Iterable[int]) -> dict[int, Copy]:
         """Returns the shards among `missing`, by number, that a step of another length has made from the same
         inputs."""
-        wanted, found = set(missing), dict[int, Copy]()
+        wanted, copies = set(missing), dict[int, Copy]()
         for other in self._others(step) if wanted else ():
             step_store = StepStore(self.store, step.kind, other.fingerprint)
-            for keys in self._shards(other, step, wanted - found.keys()):
+            for keys in self._shards(other, step, wanted - copies.keys()):
                 try:
                     same = self._same(other, step_store.receipt(next(iter(keys.values()))), step, inputs)
                 except (CorruptObject, FileNotFoundError) as error:
                     log.warning("%s: nothing is copied from %s: %s", step.name, step_store.name, error)
                     continue
-                found |= {number: Copy(step_store, key) for number, key in keys.items() if same(number)}
-        return found
+                copies |= {number: Copy(step_store, key) for number, key in keys.items() if same(number)}
+        return copies
 
     def likely(self, step: SampleStep, missing: Iterable[int]) -> int:
         """Returns the number of shards that `copies` may give once the inputs of the step are complete."""
@@ -105,9 +105,9 @@ class Lengths:
     ) -> Callable[[int], bool]:
         """Returns a predicate of a shard's number: True if the other step's shard was made from the same
         inputs. `receipt` gives the inputs of the other step's shards."""
-        own, theirs = inputs.digests, dict(receipt.inputs)
-        mapped = own.pop(step.maps, None), theirs.pop(step.maps, None)
-        if own != theirs:
+        digests, their_digests = inputs.digests, dict(receipt.inputs)
+        mapped = digests.pop(step.maps, None), their_digests.pop(step.maps, None)
+        if digests != their_digests:
             return lambda number: False
         if mapped[0] == mapped[1]:  # also true for a slice that is read without being stored
             return lambda number: True
@@ -119,8 +119,8 @@ class Lengths:
 
         def same(number: int) -> bool:
             start, stop = (item.start + row for row in step.shard_range(number))
-            own = (each for each in item.manifest.entries if each.start < stop and each.stop > start)
-            return all((each.start, each.stop, each.rows_sha256) in their_rows for each in own)
+            entries = (each for each in item.manifest.entries if each.start < stop and each.stop > start)
+            return all((each.start, each.stop, each.rows_sha256) in their_rows for each in entries)
 
         return same
 
@@ -135,13 +135,13 @@ class Lengths:
 
     def _others(self, step: SampleStep) -> Iterator[_Mapping]:
         """Returns the recorded steps that differ from `step` only in the length of the slice."""
-        own = _Mapping.of(step.kind, step.fingerprint, step.document(), step.maps)
-        if own is None:
+        mapping = _Mapping.of(step.kind, step.fingerprint, step.document(), step.maps)
+        if mapping is None:
             return
         for name in self._names:
-            if name.rpartition("-")[0] == step.kind and name != own.name:
+            if name.rpartition("-")[0] == step.kind and name != mapping.name:
                 other = self._recorded(name, step.maps)
-                if other is not None and self._alike(step, own, other):
+                if other is not None and self._alike(step, mapping, other):
                     yield other
 
     def _alike(self, step: SampleStep, own: _Mapping, other: _Mapping) -> bool:

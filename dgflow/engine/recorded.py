@@ -65,13 +65,13 @@ class RecordedRoot:
         missing = [name for name in names if name not in self._recorded]
         keys = [f"{name}/step.json" for name in missing]
         try:
-            found = self.store.get_many(keys) if keys else []
+            texts = self.store.get_many(keys) if keys else []
         except FileNotFoundError as error:
             raise ValueError(
                 f"expected {', '.join(keys)} in {self.store.url}, found not all of them ({error}); run the "
                 "recipe again"
             ) from error
-        for name, key, data in zip(missing, keys, found, strict=True):
+        for name, key, data in zip(missing, keys, texts, strict=True):
             record = parse_json(data, key, self.store.url)
             step_store = StepStore(self.store, name.rpartition("-")[0], record["fingerprint"])
             self._recorded[name] = Recorded(step_store, record["document"], record.get("described", {}))
@@ -179,8 +179,8 @@ class RecordedRoot:
             if reference["fingerprint"] != step_store.fingerprint or "which" not in reference:
                 continue
             folders = (reader.newest(each) for each in ("shards", "results", "epochs"))
-            if (made := next(filter(None, folders), None)) is not None:
-                digests.add(reader.receipt(next(iter(made.values()))).inputs.get(path))
+            if (committed := next(filter(None, folders), None)) is not None:
+                digests.add(reader.receipt(next(iter(committed.values()))).inputs.get(path))
         receipts = self.receipts(step_store, "epochs")
         return [number for number, receipt in receipts.items() if receipt.rows_sha256 in digests]
 

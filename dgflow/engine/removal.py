@@ -109,22 +109,22 @@ class _Step:
 
     @classmethod
     def of(cls, store: ObjectStore, name: str) -> _Step:
-        entries, inputs, made = tuple(store.list(name)), set[str](), set[str]()
+        entries, inputs, results = tuple(store.list(name)), set[str](), set[str]()
         for key in _distinct_records(entries):
             with contextlib.suppress(CorruptObject, FileNotFoundError):
                 if _kind(key) == "manifests":
                     record = parse_record(Manifest, store.get(key), key, store.url)
-                    made.add(record.digest)
+                    results.add(record.digest)
                 else:
                     record = parse_record(Receipt, store.get(key), key, store.url)
-                    made.add(record.rows_sha256)
+                    results.add(record.rows_sha256)
                 inputs.update(record.inputs.values())
         try:
             document = (read_step(store, name) or {}).get("document")
         except CorruptObject:
             document = None
-        found = (text[:12] for text in _texts(document) if _FINGERPRINT.fullmatch(text))
-        return cls(name, entries, frozenset(found), frozenset(inputs), frozenset(made))
+        prefixes = (text[:12] for text in _texts(document) if _FINGERPRINT.fullmatch(text))
+        return cls(name, entries, frozenset(prefixes), frozenset(inputs), frozenset(results))
 
 
 def _distinct_records(entries: Sequence[Entry]) -> list[str]:

@@ -92,7 +92,7 @@ def shard_work(
 def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, Any]:
     """Returns the measurements of a shard for its receipt, with `warnings` about the worker if there are
     any."""
-    found = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
+    measurements = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
     if device == "cpu" and step.network_evaluations(1):
         from dgflow.diffusion.bfloat16 import slow_bfloat16
         from dgflow.diffusion.float16 import SLOW
@@ -100,5 +100,5 @@ def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, 
         slow = {"bfloat16": slow_bfloat16(), "float16": SLOW}
         warnings = {slow.get(work.precision, "") for work in step.work(1)} - {""}
         if warnings:
-            found["warnings"] = sorted(warnings)
-    return found
+            measurements["warnings"] = sorted(warnings)
+    return measurements

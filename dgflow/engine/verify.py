@@ -133,8 +133,8 @@ def _check_parts(
     began = last = time.monotonic()
     readers = ThreadPoolExecutor(AT_ONCE)
     try:
-        found = readers.map(partial(_checked, step_store, folder), keys)
-        for number, (key, (receipt, size)) in enumerate(zip(keys, found, strict=True)):
+        results = readers.map(partial(_checked, step_store, folder), keys)
+        for number, (key, (receipt, size)) in enumerate(zip(keys, results, strict=True)):
             now = time.monotonic()
             if number and now - last >= LINE_SECONDS:
                 last, left = now, (now - began) / number * (len(parts) - number)

@@ -33,8 +33,8 @@ class PickledArrays:
             with self._openable.open() as stream:
                 size = stream.seek(0, 2)
                 stream.seek(0)
-                found = load_records(stream, size, ALLOWED)
-            section = _dict(_dict(found)[self._section])
+                content = load_records(stream, size, ALLOWED)
+            section = _dict(_dict(content)[self._section])
             return {
                 str(name): array for name, value in section.items() if (array := _array(value)) is not None
             }

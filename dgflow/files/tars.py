@@ -176,12 +176,13 @@ def _resolve(listed: Listed, first: int) -> None:
     if not links:
         return
     files = {member.name: member for member in listed.members[first:] if not member.link}
-    found, lost = [], []
+    lost = []
     for number in links:
         link = listed.members[number]
         target = files.get(link.link)
-        (lost if target is None else found).append(number)
-        if target is not None:
+        if target is None:
+            lost.append(number)
+        else:
             listed.members[number] = target._replace(name=link.name, link=link.link)
     listed.unusable.extend(listed.members[number].name for number in lost)
     for number in reversed(lost):

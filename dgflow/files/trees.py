@@ -108,9 +108,9 @@ class _Walk:
         for name in sorted(links):
             real = os.path.realpath(os.path.join(self._root, name))
             folder, _, base = real.rpartition("/")
-            own = "/".join(part for part in (self._names.get(folder, ".."), base) if part)
+            direct = "/".join(part for part in (self._names.get(folder, ".."), base) if part)
             # Content-addressed caches store files under names without a suffix.
-            if own in self.sizes and own not in links and _suffix(own) == _suffix(name):
+            if direct in self.sizes and direct not in links and _suffix(direct) == _suffix(name):
                 del self.sizes[name]
                 self.again.append(name)
             else:

@@ -38,10 +38,10 @@ def connect(store: ObjectStore, placement: Placement) -> Placement:
 
         cluster.connect(store)
         return cluster.resolved(placement)
-    found = bool(machine.gpus())
-    if placement.num_gpus and not found:
+    has_gpus = bool(machine.gpus())
+    if placement.num_gpus and not has_gpus:
         raise placement.without_gpus()
-    return replace(placement, num_gpus=float(found)) if placement.num_gpus is None else placement
+    return replace(placement, num_gpus=float(has_gpus)) if placement.num_gpus is None else placement
 
 
 def fleet(num_gpus: float) -> Fleet:

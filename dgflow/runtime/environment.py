@@ -63,9 +63,9 @@ LOADED = {"PIL": "pillow", "torchvision": "torchvision", "diffusers": "diffusers
 
 def versions() -> dict[str, str]:
     """Returns the versions that can affect the numbers of this process: libraries, Python, CUDA, driver."""
-    found = dict(_of_every_process())
-    found |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
-    return found | (_of_the_gpu() if device_name() != "cpu" else {})
+    recorded = dict(_of_every_process())
+    recorded |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
+    return recorded | (_of_the_gpu() if device_name() != "cpu" else {})
 
 
 _version = cache(version)
@@ -73,13 +73,13 @@ _version = cache(version)
 
 @cache
 def _of_every_process() -> dict[str, str]:
-    own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    return own | {name: version(name) for name in LIBRARIES if installed(name)}
+    basics = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    return basics | {name: version(name) for name in LIBRARIES if installed(name)}
 
 
 @cache
 def _of_the_gpu() -> dict[str, str]:
     import torch
 
-    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver()}
-    return {name: str(value) for name, value in found.items() if value}
+    values = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver()}
+    return {name: str(value) for name, value in values.items() if value}

@@ -73,14 +73,14 @@ def check_address(address: str) -> None:
     if address == "auto":
         from dgflow.runtime.ray_private import running_cluster
 
-        if (found := running_cluster()) is None:
+        if (cluster := running_cluster()) is None:
             raise ValueError(
                 "expected a Ray cluster on this host, as RAY_ADDRESS=auto says, found none; start one (`ray "
                 "start --head`), give its address as RAY_ADDRESS=host:port, or unset RAY_ADDRESS to compute "
                 "on this machine alone"
             )
-        origin = f"{found} according to {_address_file()} or a running process"
-        _check_answer(found, f"RAY_ADDRESS=auto, which is {origin}")
+        origin = f"{cluster} according to {_address_file()} or a running process"
+        _check_answer(cluster, f"RAY_ADDRESS=auto, which is {origin}")
         return
     if address.startswith(("http://", "https://")):
         raise ValueError(

@@ -24,7 +24,7 @@ LATE = 0.1  # an overdue part is expected to take this share of its elapsed time
 class Pace:
     """The pace of one step, whose parts have equal size and are built by `workers` concurrently.
 
-    `known` are the seconds of parts of the step that were built in earlier runs.
+    `earlier` are the seconds of parts of the step that were built in earlier runs.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class Pace:
         total: int,
         done: int = 0,
         *,
-        known: Sequence[float] = (),
+        earlier: Sequence[float] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.done, self.workers = total, done, 1
         self.made = 0  # parts built in this run
         self._clock = clock
         self._began = clock()  # start of each worker's first part
-        self._seconds: deque[float] = deque(known, maxlen=RECENT)
+        self._seconds: deque[float] = deque(earlier, maxlen=RECENT)
         self._own = False  # True once `_seconds` has durations of this run instead of earlier ones
         self._ends: deque[float] = deque(maxlen=4096)
 
@@ -78,8 +78,8 @@ class Pace:
         """The estimated seconds per part; None if unknown."""
         if not self._seconds:
             return None
-        own, late = list(self._seconds), [age for age in self._ages() if age > max(self._seconds)]
-        return max(fmean(own + late), self._between() or 0.0)
+        seconds, late = list(self._seconds), [age for age in self._ages() if age > max(self._seconds)]
+        return max(fmean(seconds + late), self._between() or 0.0)
 
     def left(self) -> float | None:
         """Returns the estimated seconds until the step is done; None while the duration of a part is unknown.

@@ -140,10 +140,10 @@ class Progress:
             self._reused.append((step, total))
 
     @contextmanager
-    def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
-        """Returns a context for the work on one step. `known` has the seconds of some committed parts of the
-        step."""
-        at_work = self._begin(step, total, done, known)
+    def step(self, step: Step, *, total: int, done: int, earlier: Sequence[float] = ()) -> Iterator[Advance]:
+        """Returns a context for the work on one step. `earlier` has the seconds of some of its committed
+        parts."""
+        at_work = self._begin(step, total, done, earlier)
 
         def advance(count: int, seconds: float | None = None) -> None:
             with self._lock:
@@ -164,11 +164,11 @@ class Progress:
             self._at_work.remove(at_work)
         self.say(f"{step.title}: done, {_count(total, step.unit)} in {took:.0f} s")
 
-    def _begin(self, step: Step, total: int, done: int, known: Sequence[float]) -> _AtWork:
+    def _begin(self, step: Step, total: int, done: int, earlier: Sequence[float]) -> _AtWork:
         self._say_reused()
         with self._lock:
             self._number = self._begun(step)
-            at_work = _AtWork(step, self._number, Pace(total, done, known=known))
+            at_work = _AtWork(step, self._number, Pace(total, done, earlier=earlier))
             at_work.pace.workers = self._workers if step.folder == "shards" else 1
             self._at_work.append(at_work)
             self._does = ""

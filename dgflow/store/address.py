@@ -164,9 +164,9 @@ def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
         asked = f"a sealed slice that holds [{wanted[0]}:{wanted[1]}]"
     if not fitting:
         shards = len(step_store.committed("shards"))
-        there = f"the sealed slices {_listed(manifests)}" if manifests else "none"
+        available = f"the sealed slices {_listed(manifests)}" if manifests else "none"
         raise ValueError(
-            f"expected {asked} of {where}, found {there} ({shards:,} shards are done);"
+            f"expected {asked} of {where}, found {available} ({shards:,} shards are done);"
             " run the recipe that uses these samples, until it is done"
         )
     if len({each.inputs_sha256 for each in fitting}) > 1:

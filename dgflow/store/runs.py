@@ -156,8 +156,8 @@ def records(store: ObjectStore) -> list[RunRecord]:
     are skipped.
     """
     listed = store.list(FOLDER)
-    found = _read(store, [entry for entry in listed if _RECORD.fullmatch(entry.key)], RunRecord)
-    return sorted(found.values(), key=lambda record: record.id)
+    by_key = _read(store, [entry for entry in listed if _RECORD.fullmatch(entry.key)], RunRecord)
+    return sorted(by_key.values(), key=lambda record: record.id)
 
 
 def newest(store: ObjectStore, target: str) -> RunRecord | None:
@@ -171,7 +171,7 @@ def drivers(store: ObjectStore, now: float | None = None) -> list[Driver]:
     if not beats:
         return []
     moment = store.now() if now is None else now
-    found: list[Driver] = []
+    result: list[Driver] = []
     contents = _read(store, beats, Beat)
     keys = {entry.key: record_key(_id(entry.key)) for entry in beats}
     records_by_key = _read(store, [Entry(key, 0, 0.0) for key in keys.values()], RunRecord)
@@ -180,8 +180,8 @@ def drivers(store: ObjectStore, now: float | None = None) -> list[Driver]:
         silent = max(0.0, moment - entry.modified)
         ended = None if record.process is None else has_ended(record.process)
         alive = not ended and (ended is False or silent < STALE_SECONDS)
-        found.append(Driver(record, contents.get(entry.key, Beat()), entry.modified, silent, alive))
-    return sorted(found, key=lambda driver: driver.record.id)
+        result.append(Driver(record, contents.get(entry.key, Beat()), entry.modified, silent, alive))
+    return sorted(result, key=lambda driver: driver.record.id)
 
 
 def alive(store: ObjectStore, now: float | None = None) -> list[Driver]:
@@ -197,13 +197,13 @@ def abandoned(store: ObjectStore, before: float) -> list[Entry]:
 
 def ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """Join numbers into ranges [start, stop), in order: 0, 1, 2, 7 -> (0, 3), (7, 8)."""
-    found: list[list[int]] = []
+    result: list[list[int]] = []
     for number in sorted(numbers):
-        if found and found[-1][1] == number:
-            found[-1][1] = number + 1
+        if result and result[-1][1] == number:
+            result[-1][1] = number + 1
         else:
-            found.append([number, number + 1])
-    return tuple((start, stop) for start, stop in found)
+            result.append([number, number + 1])
+    return tuple((start, stop) for start, stop in result)
 
 
 def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ _Kind = TypeVar("_Kind", RunRecord, Beat)
 
 def _read(store: ObjectStore, entries: Sequence[Entry], kind: type[_Kind]) -> Mapping[str, _Kind]:
     """Read the records of a kind, by key; unreadable ones are skipped."""
-    found: dict[str, _Kind] = {}
+    by_key: dict[str, _Kind] = {}
     keys = [entry.key for entry in entries]
     try:
         texts: Sequence[bytes | None] = store.get_many(keys)
@@ -240,10 +240,10 @@ def _read(store: ObjectStore, entries: Sequence[Entry], kind: type[_Kind]) -> Ma
         if text is None:
             continue
         try:
-            found[key] = kind.model_validate_json(text)
+            by_key[key] = kind.model_validate_json(text)
         except ValidationError as error:
             log.warning("could not read %s in %s: %s", key, store.url, shortened(error))
-    return found
+    return by_key
 
 
 def _text(store: ObjectStore, key: str) -> bytes | None:

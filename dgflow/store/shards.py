@@ -244,9 +244,9 @@ def _encode_npz(columns: Columns) -> bytes:
 
 def _decode_npz(data: bytes, columns: Sequence[str] | None) -> Columns:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        found = [name.removesuffix(".npy") for name in archive.namelist()]
-        names = found if columns is None else list(columns)
-        _check_names(names, found)
+        stored = [name.removesuffix(".npy") for name in archive.namelist()]
+        names = stored if columns is None else list(columns)
+        _check_names(names, stored)
         # Read the member whole before parsing: zip verifies the checksum at its end.
         members = {name: io.BytesIO(archive.read(f"{name}.npy")) for name in names}
     return {name: np.lib.format.read_array(member, allow_pickle=False) for name, member in members.items()}

@@ -87,8 +87,11 @@ class _Run:
         """Record the edges of the slices of one step."""
         if not slices:
             return
-        key, own = slices[0].step.fingerprint, [edge for each in slices for edge in (each.start, each.stop)]
-        edges = self.edges[key] = sorted({0, *own, *self.edges.get(key, ())})
+        key, own_edges = (
+            slices[0].step.fingerprint,
+            [edge for each in slices for edge in (each.start, each.stop)],
+        )
+        edges = self.edges[key] = sorted({0, *own_edges, *self.edges.get(key, ())})
         if slices[0].step.length is None:
             self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
 
@@ -193,9 +196,9 @@ class _Run:
         """Give the pictures a separate series if another source has pictures of the same kind."""
         others = {each.series for each, of in self.pictures.items() if of != source and each.like(pictures)}
         series = next(number for number in count() if number not in others)
-        own = pictures.model_copy(update={"series": series})
-        self.pictures[own] = source
-        return own
+        in_series = pictures.model_copy(update={"series": series})
+        self.pictures[in_series] = source
+        return in_series
 
     def _reference_images(self, name: str, count: int, side: int) -> str:
         key, source = self._placed(name, "")

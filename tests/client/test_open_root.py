@@ -174,7 +174,7 @@ MISTAKES = {
     "another recipe": (lambda run: run.steps(recipe="x"), "of the recipe x in .*, found those of: digits"),
     "several": (lambda run: run.step("generate"), "found 5 of that prefix: generate-"),
     "no score": (lambda run: run.score("train-dis"), "expected a step of a score network, found train-dis"),
-    "no epoch": (lambda run: run.score(epoch=9), "weights epoch:9 of train-score-.*, found 1 to 2"),
+    "no epoch": (lambda run: run.score(epoch=9), "weights epoch:9 of train-score-.*, found epochs 1 to 2"),
     "words": (lambda run: run.score(epoch="first"), 'a number, "last" or "best", found \'first\''),
     "no samples": (lambda run: run.steps("evaluate")[0].samples, "makes samples .*, found evaluate-"),
     "no epochs": (lambda run: run.steps("evaluate")[0].metrics, "makes epochs .*, found evaluate-"),

@@ -39,8 +39,8 @@ class Watch(Progress):
         pass
 
     @contextmanager
-    def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
-        with super().step(step, total=total, done=done, known=known) as advance:
+    def step(self, step: Step, *, total: int, done: int, earlier: Sequence[float] = ()) -> Iterator[Advance]:
+        with super().step(step, total=total, done=done, earlier=earlier) as advance:
 
             def both(count: int, seconds: float | None = None) -> None:
                 advance(count, seconds)

@@ -73,14 +73,14 @@ def test_the_start_of_the_workers_is_no_part_of_the_pace(clock):
 
 def test_a_part_that_is_overdue_is_never_said_to_be_almost_done(clock):
     """For parts like these the estimate was 1 s for over a minute."""
-    pace = Pace(2, 1, known=[60.0], clock=clock)
+    pace = Pace(2, 1, earlier=[60.0], clock=clock)
     for late in (61.0, 90.0, 600.0):
         clock.now = 1_000.0 + late
         assert (pace.left() or 0.0) >= LATE * late
 
 
 def test_parts_of_an_earlier_run_give_an_estimate_at_once_and_own_ones_replace_it(clock):
-    pace = Pace(10, 4, known=[30.0, 50.0], clock=clock)
+    pace = Pace(10, 4, earlier=[30.0, 50.0], clock=clock)
     assert pace.left() == pytest.approx(6 * 40)
     clock.now += 20
     pace.finished(1, 20.0)  # a faster machine

@@ -70,9 +70,9 @@ class ProcessWorker:
         self._count = 0
         self.ready = self._expect()  # ended by the worker's first message
 
-    def submit(self, job: int, made: Path, item: Any) -> ProcessCall:
+    def submit(self, job: int, path: Path, item: Any) -> ProcessCall:
         call = self._expect()
-        self._send((call.number, job, str(made), item))
+        self._send((call.number, job, str(path), item))
         return call
 
     def cancel(self, call: ProcessCall) -> None:
@@ -139,9 +139,9 @@ class ProcessFleet:
     def load(self, make: Callable[[], Work]) -> tuple[int, Path]:
         """Writes the function to a file: workers read it once, and items stay small messages."""
         self._jobs += 1
-        made = Path(self._folder.name) / str(self._jobs)
-        made.write_bytes(cloudpickle.dumps(make))
-        return self._jobs, made
+        path = Path(self._folder.name) / str(self._jobs)
+        path.write_bytes(cloudpickle.dumps(make))
+        return self._jobs, path
 
     def start(self, avoid: Collection[str]) -> tuple[ProcessWorker, ProcessCall]:
         worker = ProcessWorker(self._free.pop())

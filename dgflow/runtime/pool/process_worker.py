@@ -36,7 +36,7 @@ def main(descriptor: int) -> None:
                     cancelled.add(call)
                 case message:
                     waiting.append(message)
-        call, job, made, item = waiting.popleft()
+        call, job, path, item = waiting.popleft()
         if call in cancelled:
             cancelled.remove(call)
             connection.send((call, "cancelled", None))
@@ -44,7 +44,7 @@ def main(descriptor: int) -> None:
         try:
             if present is None or present[0] != job:
                 present = None  # frees the last job's networks before the next one's are loaded
-                present = job, cloudpickle.loads(Path(made).read_bytes())()
+                present = job, cloudpickle.loads(Path(path).read_bytes())()
             reply = cloudpickle.dumps((call, "value", present[1](item)))
         except Exception as error:
             reply = cloudpickle.dumps((call, "error", _portable(broken(error) or error)))

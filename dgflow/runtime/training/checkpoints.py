@@ -85,8 +85,10 @@ def restore(
     trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: Mapping[str, Tensor]
 ) -> None:
     """Loads tensors of `state` into the network, the optimiser and the averages."""
-    own = {name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")}
-    trained.load_state_dict(own)
+    weights = {
+        name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")
+    }
+    trained.load_state_dict(weights)
     for name, value in averages.values.items():
         value.copy_(tensors[f"ema.{name}"])
     slots: dict[int, dict[str, Tensor]] = {}
@@ -130,14 +132,16 @@ class Checkpoints:
         checkpoints.
         """
         self._keys = {ENDS: [], WITHIN: []}
-        found: list[tuple[int, str, str, Receipt]] = []  # steps, folder, key, receipt
+        candidates: list[tuple[int, str, str, Receipt]] = []  # steps, folder, key, receipt
         for folder, steps in ((ENDS, self._steps_per_epoch), (WITHIN, 1)):
             for number, keys in self._step_store.committed(folder).items():
                 if number * steps < (epochs + 1) * self._steps_per_epoch:
                     receipts = ((key, self._receipt(key)) for key in keys.values())
-                    found += [(number * steps, folder, key, each) for key, each in receipts if each]
+                    candidates += [(number * steps, folder, key, each) for key, each in receipts if each]
         start = Start()
-        for steps, folder, key, receipt in sorted(found, key=lambda each: (each[0], each[1]), reverse=True):
+        for steps, folder, key, receipt in sorted(
+            candidates, key=lambda each: (each[0], each[1]), reverse=True
+        ):
             if not self._belongs(receipt, steps // self._steps_per_epoch):
                 continue
             if start.tensors is None:
@@ -181,11 +185,11 @@ class Checkpoints:
         epochs must follow from the committed weights. It continues if the checkpoint of the committed weights
         is lost, because then no training can resume from them.
         """
-        workers, own = metrics["workers"], digest(weights)
-        self._commit(ENDS, epoch, tensors, {WEIGHTS: own}, workers, 0.0, device)
+        workers, own_digest = metrics["workers"], digest(weights)
+        self._commit(ENDS, epoch, tensors, {WEIGHTS: own_digest}, workers, 0.0, device)
         receipt = commit(self._step_store, "epochs", epoch, weights, self._inputs, seconds, metrics, device)
         self._weights = receipt.rows_sha256
-        if receipt.rows_sha256 != own:
+        if receipt.rows_sha256 != own_digest:
             self._step_store.discard(self._keys[ENDS].pop())
             if self._others_since(epoch):
                 return False

@@ -184,8 +184,8 @@ class _Training:
         """Returns the sum of this worker's losses at `start`; the mean over workers if their number has
         changed."""
         totals = torch.zeros(1, dtype=torch.float64) if start.tensors is None else start.tensors[TOTALS]
-        own = totals[self.rank] if len(totals) == self.world_size else totals.mean()
-        return own.to(self.task.device, copy=True)
+        total = totals[self.rank] if len(totals) == self.world_size else totals.mean()
+        return total.to(self.task.device, copy=True)
 
     def _finish(self, epoch: int, total: Tensor, before: float, began: float, data_wait: float) -> bool:
         """Measures and commits an epoch; returns True, on rank 0, if the loop has to return."""
@@ -287,14 +287,14 @@ def _measured(network: nn.Module, measurement: Measurement, rank: int, world_siz
     with torch.no_grad():
         chunks = [chunk for chunk in items.split(256) if len(chunk)]
         parts = [part for chunk in chunks for part in _fitting(network, measurement, chunk)]
-    own = {name: torch.cat([part[name] for part in parts]).cpu() for name in (parts[0] if parts else ())}
+    values = {name: torch.cat([part[name] for part in parts]).cpu() for name in (parts[0] if parts else ())}
     if world_size > 1:
         gathered: list[Any] = [None] * world_size
-        dist.all_gather_object(gathered, (items, own))
+        dist.all_gather_object(gathered, (items, values))
         gathered = [part for part in gathered if len(part[0])]
         order = torch.cat([part[0] for part in gathered]).argsort()
-        own = {name: torch.cat([part[1][name] for part in gathered])[order] for name in gathered[0][1]}
-    return measurement.summarise(own)
+        values = {name: torch.cat([part[1][name] for part in gathered])[order] for name in gathered[0][1]}
+    return measurement.summarise(values)
 
 
 def _fitting(network: nn.Module, measurement: Measurement, items: Tensor) -> list[dict[str, Tensor]]:

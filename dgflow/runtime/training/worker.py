@@ -107,8 +107,8 @@ def room_for_more(job: TrainingJob, workers: int) -> bool:
 
 
 def _shared(network: nn.Module) -> nn.Module:
-    own = [torch.cuda.current_device()] if device().type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
+    device_ids = [torch.cuda.current_device()] if device().type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=device_ids, broadcast_buffers=False)
 
 
 class ProcessGroup(TorchConfig):
