@@ -234,10 +234,13 @@ def test_every_format_of_an_export_holds_the_same_pixels(dgflow, made, tmp_path,
 
 def test_an_export_leaves_what_is_there_as_it_was(dgflow, made, measured_root, measure, tmp_path):
     (tmp_path / "out.npz").write_bytes(b"mine")
-    assert "found one, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
+    assert (
+        "found a file or folder, which is not overwritten"
+        in dgflow("export", made / "a.npz", "out.npz").error
+    )
     measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
     features = measured_root / step_with_rows(measured_root, 5)
-    assert "found one, which is not overwritten" in dgflow("export", features, "out.npz").error
+    assert "found a file or folder, which is not overwritten" in dgflow("export", features, "out.npz").error
     assert [path.name for path in tmp_path.iterdir()] == ["out.npz"] and (
         tmp_path / "out.npz"
     ).read_bytes() == b"mine"

@@ -129,7 +129,7 @@ def _opened(store: ObjectStore, name: str) -> StepStore:
     kind, _, digits = name.rpartition("-")
     fingerprint = recorded.get("fingerprint")
     if not isinstance(fingerprint, str) or not re.fullmatch(rf"{digits}[0-9a-f]{{52}}", fingerprint):
-        raise CorruptObject("its step.json belongs to another step; see `verify`")
+        raise CorruptObject("its step.json is that of another step; see `verify`")
     return StepStore(store, kind, fingerprint)
 
 

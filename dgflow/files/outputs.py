@@ -122,7 +122,7 @@ def _check_new(location: Location, out: str) -> None:
 
 def _exists(out: str) -> ValueError:
     return ValueError(
-        f"expected no file or folder at {out} yet, found one, which is not overwritten; give another output "
+        f"expected nothing at {out} yet, found a file or folder, which is not overwritten; give another output "
         "or remove it"
     )
 

@@ -72,7 +72,9 @@ def test_a_port_of_something_else_is_told_in_time(monkeypatch, answer) -> None:
     monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.2)
     with server(answer) as address:
         began = time.monotonic()
-        with pytest.raises(ValueError, match=f"RAY_ADDRESS={address}, found (a server that is not Ray|nothing that)"):
+        with pytest.raises(
+            ValueError, match=f"RAY_ADDRESS={address}, found (a server that is not Ray|nothing that)"
+        ):
             check_address(address)
     assert time.monotonic() - began < 5
 
@@ -135,7 +137,9 @@ def test_a_home_folder_that_cannot_be_written_to_is_told_unless_a_token_is_given
     usable: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("HOME", "/dev/null/home")
-    with pytest.raises(ValueError, match="HOME=/dev/null/home cannot be used .*; set HOME to a writable folder"):
+    with pytest.raises(
+        ValueError, match="HOME=/dev/null/home cannot be used .*; set HOME to a writable folder"
+    ):
         check_local()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)
     check_local()

@@ -60,7 +60,9 @@ def test_an_epoch_can_be_chosen_and_a_file_of_torch_written(trained, dgflow, tmp
     tensors = torch.load(tmp_path / "first.pt", weights_only=True)
     last = dgflow("export", root / step.name, tmp_path / "last.safetensors")
     assert last.status == 0 and not same(tensors, load_file(tmp_path / "last.safetensors"))
-    assert "a number of 1 to 2" in dgflow("export", root / step.name, tmp_path / "x.pt", "--epoch", "7").error
+    assert (
+        "a number from 1 to 2" in dgflow("export", root / step.name, tmp_path / "x.pt", "--epoch", "7").error
+    )
     assert "ends in .safetensors, .pt" in dgflow("export", root / step.name, tmp_path / "x.npz").error
     before = hashlib.sha256((tmp_path / "first.pt").read_bytes()).hexdigest()
     assert "not overwritten" in dgflow("export", root / step.name, tmp_path / "first.pt").error
