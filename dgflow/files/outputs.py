@@ -122,8 +122,8 @@ def _check_new(location: Location, out: str) -> None:
 
 def _exists(out: str) -> ValueError:
     return ValueError(
-        f"expected nothing at {out} yet, found a file or folder, which is not overwritten; give another output "
-        "or remove it"
+        f"expected nothing at {out} yet, found a file or folder, which is not overwritten; give another "
+        "output or remove it"
     )
 
 

@@ -79,4 +79,4 @@ def test_the_weights_of_a_pretrained_are_written(dgflow, tmp_path):
 
 def test_an_epoch_of_samples_is_refused(made, dgflow, tmp_path):
     found = dgflow("export", made / "a.npz", tmp_path / "b.npz", "--epoch", "2")
-    assert "expected --epoch with a step of a training" in found.error
+    assert "expected --epoch only with a training" in found.error

@@ -272,7 +272,7 @@ def test_a_smoke_run_is_refused_where_other_work_is(tmp_path):
     store.put("weights/dit-xl-2-256.json", b"{}")
     with pytest.raises(
         ValueError,
-        match=r"expected a new root for a smoke run, found other work in .*\(weights\).*--root "
+        match=r"expected a new root for a smoke run, found weights in.*--root "
         r"runs/mine-smoke",
     ):
         check_root(store, smoke=True)

@@ -186,7 +186,7 @@ def test_a_file_system_without_hard_links_is_named(
 def test_a_file_as_the_root_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("not a folder")
     with pytest.raises(
-        StoreError, match=r"could not use it as a root in file://.*/root: the root, or a part"
+        StoreError, match=r"could not use it as a root in file://.*/root: the root, or a parent"
     ):
         open_store(str(tmp_path / "root"))
 
