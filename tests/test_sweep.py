@@ -213,6 +213,8 @@ def test_the_page_begins_with_the_best_variant_its_interval_and_the_bias_of_the_
     assert f"95% interval −{18 + half:.2f} to −{18 - half:.2f}" in shown
     assert "3 repetitions with other discriminator-seed" in shown
     assert "The best of 2 variants is chosen on these samples" in shown
+    page = Path("runs/parabola/report.html").read_text()
+    assert not re.search(r"<th[^>]*>\s*</th>", page)  # the unguided arm has no settings
     assert shown.index("guidance-weight 1 −18") < shown.index("guidance-weight 2 −8")
 
 

@@ -20,7 +20,7 @@ from dgflow.steps.judging.refinement_values import COVERAGE
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
 GREY = 7  # number of the style sheet's colour for the base arm and for real images
-MOST = 12  # maximum number of variants of a sweep in the plot
+MOST = 8  # maximum number of variants of a sweep in the plot
 INTERVAL = f"{COVERAGE:.0%} interval"
 
 HEADS = {

@@ -29,5 +29,7 @@ def draw_table(figure: Table) -> str:
     for number, row in enumerate(rows):
         kind = ' class="chosen"' if number in figure.marked else ""
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        out.append(f'<tr{kind}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
+        # A reference of a sweep has no settings, and a head must have words.
+        head = f'<th scope="row">{escape(row[0])}</th>' if row[0] else "<td></td>"
+        out.append(f"<tr{kind}>{head}{cells}</tr>")
     return "".join([*out, "</tbody></table></div>"])
