@@ -48,10 +48,12 @@ class Recorder:
             self._steps += 1
         return advice, v
 
-    def estimates(self) -> tuple[list[float], Tensor]:
+    def estimates(self) -> tuple[list[float], Tensor] | None:
         """(noise levels, estimates of the clean image [n, ...] float32): at most `FRAMES`, evenly spaced
-        among the steps, in their order. Waits for the device.
+        among the steps, in their order. Waits for the device. None if nothing was evaluated.
         """
+        if not self._frames:
+            return None
         levels = torch.stack([level for level, _ in self._frames]).tolist()
         # A sample that an adaptive solver has finished waits for others at its last noise level.
         moved = [0, *(place for place, (old, new) in enumerate(pairwise(levels), 1) if new != old)]

@@ -298,11 +298,13 @@ class Sampling(SampleStep):
         terms = loaded.system.terms if recorder is None else recorder.guides
         return self.sampler.sample(loaded.system.score, draw.latents, draw.asked, terms, draw.noise, **begin)
 
-    def _trajectory(self, recorder: Recorder, x: Tensor, index: int) -> Trajectory:
-        """Returns the path of the first row of a batch of samples `x`."""
+    def _trajectory(self, recorder: Recorder, x: Tensor, index: int) -> Trajectory | None:
+        """Returns the path of the first row of a batch of samples `x`; None if none was recorded."""
         import torch
 
-        levels, estimates = recorder.estimates()
+        if (recorded := recorder.estimates()) is None:
+            return None
+        levels, estimates = recorded
         frames = torch.cat([estimates.double(), x[:1].double()])
         shown = frames.to(torch.float16).cpu().numpy() if self.gives_latents else pixels(frames)
         return Trajectory(index, tuple(levels), shown)
