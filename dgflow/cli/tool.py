@@ -191,8 +191,8 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help=f"{SOURCES} Of a step of features: their mean and covariance, as .npz. Of a training "
-            "or a Pretrained: its weights, as .safetensors or .pt.",
+            help=f"{SOURCES} A step of features gives their mean and covariance, as .npz; a training or a "
+            "Pretrained its weights, as .safetensors or .pt.",
         ),
     ],
     output: Annotated[
@@ -212,7 +212,7 @@ def export(
     ignore_labels: IgnoreLabels = False,
     drop_alpha: DropAlpha = False,
     epoch: Annotated[
-        str, typer.Option(help="Of the weights of a training: last, best (held-out loss), or a number.")
+        str, typer.Option(help="Epoch of a training's weights: last, best (held-out loss), or a number.")
     ] = "last",
 ) -> int:
     """Write samples, statistics of features, or weights as files for other tools."""
@@ -242,8 +242,8 @@ def publish(
     epoch: Annotated[
         str | None,
         typer.Option(
-            help="Of a training: last, best (held-out loss), or a number. By default the one that the steps "
-            "of the root were made from, else the last.",
+            help="Epoch of a training: last, best (held-out loss), or a number. By default the one from "
+            "which the steps of the root were made, else the last.",
             show_default=False,
         ),
     ] = None,
@@ -266,7 +266,7 @@ def publish(
     """Publish a trained network, with what official() needs to use it in a recipe, or generated images as a
     data set, with a card that is written from receipts.
 
-    The same again makes no new commit.
+    The same command again makes no new commit.
     """
     return publish_step(
         source, target, epoch=epoch, licence=licence, private=private, replace=replace, json=json
@@ -336,12 +336,12 @@ def track(
         float, typer.Option(min=1, help="Seconds between two reads of the root with --follow.")
     ] = 30.0,
     logdir: Annotated[
-        str | None, typer.Option(help=f"Of TensorBoard: its folder. By default {LOGDIR}.", show_default=False)
+        str | None, typer.Option(help=f"Folder of TensorBoard. By default {LOGDIR}.", show_default=False)
     ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(
-            help="Of MLflow: a server or database. By default $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
+            help="Server or database of MLflow. By default $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
             show_default=False,
         ),
     ] = None,
