@@ -342,7 +342,7 @@ def detached(point: Point) -> tuple[Tensor, None]:
 
 def test_guidance_that_is_detached_is_refused_and_has_a_bound_all_the_same() -> None:
     term: Any = detached
-    with pytest.raises(ValueError, match="of function, term 0 of the guidance, .* do not detach it"):
+    with pytest.raises(ValueError, match="of function, term 0 of the guidance: .* do not detach it"):
         log_likelihood(MODEL.denoiser, drawn(REAL), guidance=[term], **ENDS)
     assert (
         nelbo(

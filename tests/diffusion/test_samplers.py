@@ -56,7 +56,7 @@ def test_a_schedule_that_cannot_be_is_refused(options: dict) -> None:
     "sigmas", [(1.0,), (1.0, 2.0), (1.0, 1.0, 0.0), (1.0, -0.1), (math.inf, 0.0), (1.0, math.nan)]
 )
 def test_levels_that_do_not_fall_are_refused(sigmas: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="falling"):
+    with pytest.raises(ValueError, match="decreasing"):
         heun(zero, LATENTS, sigmas)
 
 
