@@ -6,25 +6,25 @@ from collections import Counter
 from dgflow.cli.guard import print_json, tell
 from dgflow.client.open_root import open as open_client
 from dgflow.track.follow import follow as followed
-from dgflow.track.tracker import Teller, Told, Tracker
+from dgflow.track.tracker import Tracker, Updater, Written
 
 
 def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool) -> int:
     """Write a root to a tracker; prints one line per run of the tracker that receives items, and how to view
     the tracker. Returns the exit status.
     """
-    teller = Teller(tracker)
-    written: list[Told] = []
+    updater = Updater(tracker)
+    written: list[Written] = []
     try:
         if follow:
-            stream = followed(url, teller, wait=lambda: time.sleep(every), say=tell)
+            stream = followed(url, updater, wait=lambda: time.sleep(every), say=tell)
         else:
-            stream = teller.tell(open_client(url))
+            stream = updater.update(open_client(url))
         for each in stream:
             written.append(each)
             print(each, flush=True)
     finally:
-        teller.close()
+        updater.close()
     if not written:
         print(f"nothing new: {tracker.where} already has all of {url}")
     print(f"to view it: {tracker.look}")
@@ -33,7 +33,7 @@ def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool)
     return 0
 
 
-def _json(tracker: Tracker, written: list[Told]) -> dict[str, object]:
+def _json(tracker: Tracker, written: list[Written]) -> dict[str, object]:
     runs: dict[str, Counter[str]] = {}
     for each in written:
         runs.setdefault(each.run.name, Counter()).update(each.counts)

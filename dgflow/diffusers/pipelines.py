@@ -1,4 +1,5 @@
-"""diffusers' pipelines with discriminator guidance: original loops and schedulers with guided steps."""
+"""diffusers' pipelines with discriminator guidance. Their loops and schedulers are diffusers' own; only the
+scheduler's steps are guided."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ from dgflow.diffusion.guidance import GuidanceTerm
 
 
 class _GuidedPipeline(DiffusionPipeline):
-    """Base of the guided pipelines. A guided pipeline has the components of diffusers' pipeline (`plain`), is
-    loaded with `from_pretrained` from the same files or with `from_pipe` from a plain pipeline, and is saved
-    as a plain pipeline. Guidance is an argument of each call, and is not stored.
+    """Base of the guided pipelines. A guided pipeline has the components of diffusers' pipeline (`plain`). It
+    is loaded with `from_pretrained` from the same files, or with `from_pipe` from a plain pipeline, and it is
+    saved as a plain pipeline. Guidance is an argument of each call and is not stored.
     """
 
     plain: ClassVar[type[DiffusionPipeline]]
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Self:
-        """Return the guided version of a pipeline. It shares the networks, unchanged; `components` replace
+        """Return the guided version of a pipeline, which shares the unchanged networks. `components` replace
         those of `pipeline`.
         """
         # diffusers' from_pipe would cast all networks, in place, to one dtype.
@@ -47,8 +48,8 @@ class _GuidedPipeline(DiffusionPipeline):
         if float(scheduler.init_noise_sigma) != 1.0:
             raise ValueError(
                 f"expected a scheduler whose state begins as unit noise, such as DDIM or DPM-Solver, found "
-                f"{type(scheduler).__name__}: {self.plain.__name__} does not scale its first noise, with "
-                "guidance or without. Use another scheduler, or guided_steps in a loop of your own"
+                f"{type(scheduler).__name__}: {self.plain.__name__} never scales its first noise, with or "
+                "without guidance. Use another scheduler, or guided_steps in your own loop"
             )
         return guided_steps(scheduler, guidance, class_labels)
 

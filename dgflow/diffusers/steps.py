@@ -1,8 +1,8 @@
 """Guidance in the steps of diffusers' schedulers.
 
-A pipeline passes to `scheduler.step` the network's prediction, after classifier-free guidance and other
-changes, and the state at which the network was evaluated. Guidance needs nothing else, so no loop is
-rewritten.
+A pipeline passes two values to `scheduler.step`: the network's prediction, after classifier-free guidance and
+other changes, and the state at which the network was evaluated. Guidance needs only these, so it works with
+every loop unchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VARIANCE_EXPLODING = (
     "EDMEulerScheduler",
     "EDMDPMSolverMultistepScheduler",
 )
-"""Schedulers whose state is x = x0 + sigma * z; the loop scales its first noise and the network's input."""
+"""Schedulers whose state is x = x0 + sigma * z. The loop scales its first noise and the network's input."""
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -49,21 +49,24 @@ def guided_steps(
 ) -> Iterator[None]:
     """A context in which `scheduler.step` adds the gradients of `guidance` to the network's prediction.
 
-    epsilon - sigma * sum of gradients with respect to x = x0 + sigma * z (Dhariwal & Nichol 2021, algorithm
-    2), or its equivalent in the scheduler's `prediction_type`; the scheduler's clip acts afterwards. For
-    `DDPMScheduler` the mean is shifted instead, by variance * sum of gradients with respect to y, after its
-    clip (algorithm 1), as in `dgflow.diffusion.ddpm.ddpm`; its last step adds no noise and is not shifted.
+    The prediction becomes epsilon - sigma * sum of gradients with respect to x = x0 + sigma * z (Dhariwal &
+    Nichol 2021, algorithm 2), or its equivalent in the scheduler's `prediction_type`. The scheduler clips
+    afterwards. For `DDPMScheduler` the mean is shifted instead, after the clip, by variance * sum of
+    gradients with respect to y (algorithm 1), as in `dgflow.diffusion.ddpm.ddpm`. Its last step adds no noise
+    and is not shifted.
+
     `Point.step` counts the steps, and `Point.order` is 2 in the second evaluation of a
     `HeunDiscreteScheduler` step. A step without a gradient equals the plain step bit for bit.
 
     Args:
         scheduler: one of `VARIANCE_PRESERVING` or `VARIANCE_EXPLODING`.
         guidance: gradient terms, such as `DiscriminatorTerm`, with networks on the device of the state.
-        class_labels: [B], passed to the terms. A state of 2 B samples is B samples twice, as in `DiTPipeline`
-            with classifier-free guidance; guidance is evaluated on the first B.
+        class_labels: [B], passed to the terms. A state of 2 B samples holds B samples twice, as in
+            `DiTPipeline` with classifier-free guidance. Guidance is evaluated on the first B.
 
-    Raises ValueError for another scheduler or prediction type, and for an entry that is not a gradient term;
-    in a step, for a state whose size is not a multiple of the labels'.
+    Raises:
+        ValueError: the scheduler or its prediction type is not supported, or an entry is not a gradient term;
+            in a step, the number of samples is not a multiple of the number of labels.
     """
     _check(scheduler, guidance)
     step, own = scheduler.step, vars(scheduler).get("step")
@@ -97,14 +100,15 @@ def guided_steps(
 
 
 class _Guided:
-    """The gradients of a run, step by step."""
+    """Computes the gradients of one run of a scheduler, step by step."""
 
     def __init__(self, scheduler: Any, guidance: Sequence[GuidanceTerm], class_labels: Tensor | None) -> None:
         self.scheduler, self.guidance, self.class_labels = scheduler, guidance, class_labels
         self.step = -1
 
     def gradient(self, timestep: Any, sample: Tensor) -> tuple[Tensor | None, float]:
-        """The sum of gradients with respect to x, float64, or None if it is zero for all; and sigma."""
+        """The sum of gradients with respect to x, float64, or None if it is zero for all samples; and
+        sigma."""
         order = 1 if getattr(self.scheduler, "state_in_first_order", True) else 2
         self.step += order == 1
         sigma = _sigma(self.scheduler, timestep)
@@ -115,7 +119,7 @@ class _Guided:
         if batch == 0 or len(sample) % batch:
             raise ValueError(
                 f"expected class_labels of the {len(sample)} samples in a step, or of an equal part of them, "
-                f"found {batch}: pass one label per sample"
+                f"found {batch} labels: pass one label per sample"
             )
         x = sample[:batch].double()
         if _is(self.scheduler, VARIANCE_PRESERVING):
@@ -140,12 +144,13 @@ def _sigma(scheduler: Any, timestep: Any) -> float:
 
 
 def _alphas_cumprod(scheduler: Any) -> list[float]:
-    """abar of every timestep, in float64, as diffusers' float32 values lose four digits of 1 - abar."""
+    """abar of every timestep, in float64, since diffusers' float32 values lose four digits of 1 - abar."""
     return torch.cumprod(1.0 - scheduler.betas.double(), dim=0).tolist()
 
 
 def _response(scheduler: Any, sigma: float) -> float:
-    """The change of the network's prediction by a gradient of 1: denoised + sigma^2 * gradient."""
+    """The change of the network's prediction for a gradient of 1, which changes the denoised image by
+    sigma^2."""
     if hasattr(scheduler, "precondition_outputs"):  # EDM's: denoised is affine in the prediction
         return sigma**2 / float(scheduler.precondition_outputs(0.0, 1.0, sigma))
     kind = scheduler.config.prediction_type
@@ -189,18 +194,18 @@ def _check(scheduler: Any, guidance: Sequence[GuidanceTerm]) -> None:
         found = kind if kind not in PREDICTIONS else "use_flow_sigmas"
         raise ValueError(
             f"expected a scheduler of a diffusion, with prediction_type {', '.join(PREDICTIONS)}, found "
-            f"{found}: flows have no guidance here"
+            f"{found}: guidance of flows is not supported"
         )
     if not isinstance(guidance, Sequence):
         raise ValueError(f"expected a list of terms, found {type(guidance).__name__}: use guidance=[term]")
     for term in guidance:
         if isinstance(term, torch.nn.Module) or not callable(term):
             raise ValueError(
-                f"expected terms of gradients, found {type(term).__name__}: a discriminator becomes one with "
-                "DiscriminatorTerm(module), or by .term(weight=1.0) of a network that dgflow opened"
+                f"expected gradient terms, found {type(term).__name__}: make one of a discriminator with "
+                "DiscriminatorTerm(module), or with .term(weight=1.0) of a network that dgflow opened"
             )
         if isinstance(term, Correction):
             raise ValueError(
-                f"expected terms of gradients, found {type(term).__name__}, which corrects the denoised "
-                "image: use it with the samplers of dgflow.diffusion"
+                f"expected gradient terms, found {type(term).__name__}, which corrects the denoised image: "
+                "use it with the samplers of dgflow.diffusion"
             )

@@ -12,7 +12,7 @@ from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.spec import Precision
 
 UTILISATION = 0.35
-"""The share of the vendor's rate that networks are assumed to reach. An assumption, not measured: large
+"""The share of the vendor's rate that networks are assumed to reach. This value is not measured: large
 batches of large networks reach more, small networks and short runs less.
 """
 
@@ -33,8 +33,8 @@ class Device:
     def rates(self, precision: Precision, *, whole: bool = False) -> tuple[float, float]:
         """TFLOP/s of convolutions and of other products in torch.
 
-        In float32, torch by default uses TF32 for convolutions but not for matrix products; `whole` keeps
-        both in float32, as for Inception.
+        In float32, torch by default uses TF32 for convolutions but not for matrix products. With `whole`,
+        both are in float32, as for Inception.
         """
         if precision == "bfloat16":
             return self.bfloat16, self.bfloat16
@@ -69,7 +69,7 @@ def device_named(name: str) -> Device:
     if device is None:
         near = did_you_mean(name.lower(), DEVICES).rstrip("?")
         raise ValueError(
-            f"expected a device of {', '.join(DEVICES)}, found {name!r}{near}; of others, `--pilot` on one "
-            "of them measures"
+            f"expected a device of {', '.join(DEVICES)}, found {name!r}{near}; for any other device, run "
+            "`--pilot` on it"
         )
     return device

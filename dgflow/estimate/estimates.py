@@ -1,8 +1,8 @@
-"""Estimate the missing work of a plan in parameters, device-hours and bytes of weights: by counting
-operations, or by timing one batch of each kind of work.
+"""Estimate the missing work of a plan in parameters, device-hours and bytes of weights.
 
-Counting uses a device's published rate and an assumed utilisation; a pilot times this machine. Both omit data
-input and output, optimisers, communication between devices, and waiting.
+Operations are either counted and divided by a device's published rate at an assumed utilisation, or a pilot
+times one batch of each kind of work on this machine. Both omit data input and output, optimisers,
+communication between devices, and waiting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TENSOR_HEADER = 200  # bytes of a tensor's header: name, shape and offsets
 _Key = tuple[str, Use, Precision]
 BATCH_SECONDS = 1.0  # approximate duration of a pilot's batches
-SLOW = 5.0  # a first call that takes longer, in seconds, is not repeated
+SLOW = 5.0  # seconds; if a first call takes longer, it is not repeated
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Costs:
     """The missing work of a plan.
 
     Attributes:
-        device: short name.
+        device: the device's short name.
         assumptions: further assumptions behind the numbers, for readers.
         steps: estimates by node key, for unfinished steps with networks.
         price: price per device-hour, if given.
@@ -94,11 +94,13 @@ def counted(
 
 
 def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: float | None = None) -> Costs:
-    """Estimate costs by timing one batch of each kind of work on this machine, with fresh weights; the first
-    batch is not counted.
+    """Estimate costs by timing one batch of each kind of work on this machine, with fresh weights.
 
-    A call of more than five seconds is not repeated. Raises ValueError for a network that cannot be built
-    here.
+    The first batch is not counted, unless it takes more than five seconds. Raises ValueError for a network
+    that cannot be built here.
+
+    Args:
+        tell: receives a line about each measurement.
     """
     import torch
 
@@ -131,9 +133,8 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
 def _slow_bfloat16(
     works: Sequence[Work], known: Mapping[_Key, float], device: torch.device, tell: Callable[[str], None]
 ) -> str:
-    """A remark with the float32 time of the slowest network if this CPU has no bfloat16 instructions;
-    otherwise "".
-    """
+    """A remark that compares bfloat16 with float32 for the most expensive network, if this CPU has no
+    bfloat16 instructions; otherwise empty."""
     from dgflow.diffusion.bfloat16 import slow_bfloat16
 
     narrow = [work for work in works if work.precision == "bfloat16"]
@@ -154,7 +155,7 @@ def _key(work: Work) -> _Key:
 
 
 def _measured(work: Work, device: torch.device) -> tuple[int, float]:
-    """Time a batch: (rows of the batch, seconds per row)."""
+    """Time a batch. Returns (rows of the batch, seconds per row)."""
 
     from dgflow.diffusion.acceleration import prepared
     from dgflow.diffusion.device_errors import is_out_of_memory

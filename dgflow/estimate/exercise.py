@@ -1,8 +1,9 @@
-"""Call a network with fresh weights as a step does: counted on the meta device, or timed on a device.
+"""Call a network with fresh weights as a step does, to count its operations on the meta device or to time
+them.
 
 FLOP are floating-point operations: a multiplication and an addition count as two (papers often state
-multiply-adds, half as many). Only convolutions and matrix products are counted; the rest is at most a few per
-cent.
+multiply-adds, which are half as many). Only convolutions and matrix products are counted; other operations
+are at most a few per cent.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
 
 
 def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision: Precision) -> float:
-    """Time `use` of a batch of `rows` on the network's device, in seconds, until the device has finished."""
+    """Time `use` on a batch of `rows` in seconds, until the network's device has finished."""
     import torch
 
     from dgflow.diffusion.acceleration import autocast, products

@@ -17,14 +17,15 @@ from dgflow.specs.train_step import TrainStep
 if TYPE_CHECKING:
     from torch import nn
 
-CONTEXT_BYTES = 1e9  # CUDA context, cuDNN workspaces and allocator slack: an assumption
+CONTEXT_BYTES = 1e9  # assumed size of CUDA context, cuDNN workspaces and allocator slack
 MOMENTS = 2  # Adam's tensors per parameter, besides the step count
-NARROW = 0.75  # bytes of activations in bfloat16 relative to float32, as norms stay in float32: an assumption
+NARROW = 0.75  # assumed size of bfloat16 activations relative to float32, since norms stay in float32
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Memory of one GPU in bytes: `fixed` for any batch, and `row` per row of the batch on that GPU."""
+    """Memory of one GPU in bytes: `fixed` for any batch, plus `row` per row of the batch on that GPU. `batch`
+    is the number of rows over all GPUs."""
 
     fixed: float
     row: float
@@ -46,8 +47,8 @@ class TrainingMemory:
 
 
 def training_memory(step: TrainStep, network: nn.Module) -> TrainingMemory:
-    """The memory of a training, with its network on the meta device: measured for a full batch, and per row
-    by comparison with half a batch.
+    """The memory of a training, measured with its network on the meta device for a full batch and for half a
+    batch, whose difference gives the memory per row.
 
     Raises ValueError for a network that cannot run on the meta device.
     """

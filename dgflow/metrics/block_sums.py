@@ -1,7 +1,8 @@
-"""Sums over blocks of sample indices: merging them gives the same bits in any order and from any partition.
+"""Sums over blocks of sample indices. Merging such sums gives the same bits in any order and for any
+partition into workers.
 
-The block numbers fix the order of the additions: block 0 + block 1, block 2 + block 3, then those two sums,
-and so on. A state of n contiguous blocks has at most 2 log2(n) nodes.
+The block numbers fix the order of the additions: block 0 + block 1, block 2 + block 3, then these two sums,
+and so on. The sum of n contiguous blocks has at most 2 log2(n) nodes.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ T = TypeVar("T", bound=Addable)
 
 @dataclass(frozen=True, eq=False)
 class BlockSums(Generic[T]):
-    """Sums of blocks: `BlockSums()` holds none, `BlockSums.of(number, value)` one, `a + b` the blocks of
-    both.
+    """The sums of some blocks: `BlockSums()` is empty, `BlockSums.of(number, value)` holds one block, and
+    `a + b` holds the blocks of both.
 
-    `nodes` maps (level, position) to the sum of the 2^level blocks from block position * 2^level on. Values
-    are never changed in place.
+    `nodes` maps (level, position) to the sum of the 2^level blocks that start at block position * 2^level.
+    Values are never changed in place.
     """
 
     nodes: Mapping[tuple[int, int], T] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class BlockSums(Generic[T]):
         return cls({(0, block): value})
 
     def __add__(self, other: BlockSums[T]) -> BlockSums[T]:
-        """The sums of the blocks of both. Raises ValueError, which names the first block that both hold."""
+        """The sums of the blocks of both. Raises ValueError, which names the block, if both hold a block."""
         for a, b in pairwise(sorted([*self.blocks(), *other.blocks()], key=lambda blocks: blocks.start)):
             if b.start < a.stop:
                 raise ValueError(f"block {b.start} is in both sums; add each block of rows once")
@@ -58,10 +59,10 @@ class BlockSums(Generic[T]):
         return sorted(nodes, key=lambda node: node.start)
 
     def total(self, blocks: int | None = None) -> T:
-        """The sum over all blocks: the nodes, added from the left.
+        """The sum over all blocks, that of the nodes from left to right.
 
-        Raises ValueError if there are none. With `blocks`, raises ValueError also for the first missing block
-        of 0 to blocks - 1, and for a block beyond them.
+        Raises ValueError if there are no blocks. With `blocks`, also raises ValueError unless the blocks are
+        exactly 0 to blocks - 1.
         """
         held = self.blocks()
         if blocks is not None:
@@ -71,7 +72,7 @@ class BlockSums(Generic[T]):
             if gapless < blocks:
                 raise ValueError(f"block {gapless} of {blocks} is missing; add the sums of all blocks first")
             if held and held[-1].stop > blocks:
-                found = f"found block {held[-1].stop - 1}; these are sums of more rows"
+                found = f"found block {held[-1].stop - 1}; the sums cover more rows than expected"
                 raise ValueError(f"expected the blocks 0 to {blocks - 1}, {found}")
         if not held:
             raise ValueError("a total needs at least 1 row, found 0; check that the slice is not empty")

@@ -1,6 +1,6 @@
-"""Checks of samples, of a reference and of their features, before a number is trusted.
+"""Checks of samples, of a reference and of their features, which show whether a metric can be trusted.
 
-Functions named `check_...` raise ValueError; the others return warnings, [] if there are none.
+Functions named `check_...` raise ValueError. The others return a list of warnings.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ _FEW_EXPECTED = 5.0  # expected samples per class below which chi-square is inva
 
 
 def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "FID") -> list[str]:
-    """Warn if n <= `width` (features), so that the covariance is singular, or if n is not the protocol's."""
+    """Warn if the covariance of `width` features is singular (n <= width), or if n is not the protocol's
+    number of samples."""
     warnings = []
     if n <= width:
         warnings.append(
             f"{metric} is not meaningful: the covariance of {width:,} features from {n:,} samples is "
-            f"singular, so {metric} is mostly bias; take far more than {width:,} samples"
+            f"singular, so {metric} is mostly bias; use far more than {width:,} samples"
         )
     if protocol is not None and protocol.samples not in (None, n):
         warnings.append(
-            f"{n:,} samples, but protocol {protocol.name} takes {protocol.samples:,}: FID and sFID fall as n "
-            f"grows, so compare only with others at n = {n:,}"
+            f"{n:,} samples, but protocol {protocol.name} uses {protocol.samples:,}: FID and sFID fall as n "
+            f"grows, so compare only with values at n = {n:,}"
         )
     return warnings
 
@@ -39,12 +40,13 @@ def reference_count(n: int, width: int, metric: str = "FID") -> list[str]:
         return []
     return [
         f"{metric} is not meaningful: the covariance of {width:,} features from the reference's {n:,} images "
-        f"is singular; take a reference of far more than {width:,} images, or published statistics"
+        f"is singular; use a reference of far more than {width:,} images, or published statistics"
     ]
 
 
 def shared_images(digests_N: Sequence[bytes], reference_digests_M: Sequence[bytes]) -> list[str]:
-    """Warn of samples that equal an image of the reference; digests of `pixel_digests`, in index order."""
+    """Warn about samples that equal an image of the reference. Digests are those of `pixel_digests`, in index
+    order."""
     known = set(reference_digests_M)
     indices = [index for index, digest in enumerate(digests_N) if digest in known]
     if not indices:
@@ -60,18 +62,20 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
     if protocol is None or protocol.manifold_images in (None, reference_n):
         return []
     return [
-        f"precision and recall use {reference_n:,} reference images, but protocol {protocol.name} takes "
+        f"precision and recall use {reference_n:,} reference images, but protocol {protocol.name} uses "
         f"{protocol.manifold_images:,}: both depend on that number, so do not compare them with published "
-        "ones"
+        "values"
     ]
 
 
 def class_balance(labels_N: np.ndarray | None, classes: int | None) -> list[str]:
     """Warn if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
 
-    Unknown labels (None, any -1) and fewer than 5 per class are not judged; a label out of range raises
-    ValueError. If the number of classes is unknown (None), it follows from the largest label, and labels with
-    any negative value are not judged.
+    Unknown labels (None, or any -1) and fewer than 5 expected samples per class are not judged. If `classes`
+    is None, the number of classes is the largest label + 1, and negative labels are not judged.
+
+    Raises:
+        ValueError: a label is outside [0, classes).
     """
     if labels_N is None or len(labels_N) == 0 or (np.asarray(labels_N) == -1).any():
         return []
@@ -100,29 +104,29 @@ def class_balance(labels_N: np.ndarray | None, classes: int | None) -> list[str]
         if labels
     ]
     if len(missing):
-        parts.append(f"none at all: class {_first(missing)}")
+        parts.append(f"missing: class {_first(missing)}")
     return [
-        f"labels are far from uniform, and protocols draw them at random: {expected:,.1f} expected a class; "
-        + "; ".join(parts)
+        f"labels are far from uniform, while protocols draw them uniformly at random: {expected:,.1f} "
+        "expected per class; " + "; ".join(parts)
     ]
 
 
 def constant_indices(images: Iterable[np.ndarray], first_index: int = 0) -> list[int]:
-    """Indices of the images [H, W] or [H, W, C] of a batch that have a single colour; for
-    `constant_images`.
-    """
+    """The indices of the images [H, W] or [H, W, C] of a batch that have a single colour, as input for
+    `constant_images`."""
     return [first_index + number for number, image in enumerate(images) if (image == image[:1, :1]).all()]
 
 
 def constant_images(indices: Sequence[int], n: int) -> list[str]:
-    """Warn of images with a single colour among n; `indices` are all `constant_indices`."""
+    """Warn about images with a single colour among n images; `indices` are the `constant_indices` of all."""
     if not indices:
         return []
     return [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"]
 
 
 def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
-    """16 bytes per image, equal for equal pixels, shape and dtype; for `repeated_images`."""
+    """A digest of 16 bytes per image, equal for equal pixels, shape and dtype, as input for
+    `repeated_images`."""
     return [
         hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode() + image.tobytes(), digest_size=16).digest()
         for image in images
@@ -130,7 +134,8 @@ def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
 
 
 def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
-    """Warn of images that equal an earlier one; `digests_N` of `pixel_digests`, in index order from 0."""
+    """Warn about images that equal an earlier image. `digests_N` are those of `pixel_digests`, in index order
+    from 0."""
     firsts: dict[bytes, int] = {}
     earlier_N = [firsts.setdefault(digest, index) for index, digest in enumerate(digests_N)]
     pairs = [(index, earlier) for index, earlier in enumerate(earlier_N) if earlier != index]
@@ -138,7 +143,7 @@ def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
         return []
     return [
         f"{len(pairs):,} of {len(digests_N):,} images repeat an earlier one pixel for pixel; the first is "
-        f"index {pairs[0][0]}, equal to {pairs[0][1]}"
+        f"index {pairs[0][0]}, equal to index {pairs[0][1]}"
     ]
 
 
@@ -147,7 +152,7 @@ def check_statistics(statistics_width: int, features_width: int, metric: str = "
     if statistics_width != features_width:
         raise ValueError(
             f"{metric}: expected reference statistics of {features_width:,} features, found "
-            f"{statistics_width:,}; take statistics of the same network and layer"
+            f"{statistics_width:,}; use statistics of the same network and layer"
         )
 
 
@@ -157,7 +162,7 @@ def check_apart(samples: tuple[str, int, int], reference: tuple[str, int, int]) 
     if source == other and start < other_stop and other_start < stop:
         raise ValueError(
             "samples are measured against themselves: expected other images than the reference's "
-            f"[{other_start}:{other_stop}], found [{start}:{stop}] of the same source; give slices that do "
+            f"[{other_start}:{other_stop}], found [{start}:{stop}] of the same source; use slices that do "
             "not overlap"
         )
 

@@ -22,9 +22,9 @@ BLOCK_ROWS = 1_000  # rows of the distance matrix in memory at a time
 def energy_distance(
     samples: np.ndarray, means: Sequence[Sequence[float]], stds: Sequence[float], weights: Sequence[float]
 ) -> float:
-    """The energy distance of samples [N, 2] to the mixture of isotropic Gaussians, in units of the data.
+    """The energy distance of samples [N, 2] to a mixture of isotropic Gaussians, in units of the data.
 
-    The estimate is unbiased, so it can be slightly below 0 for samples of the mixture itself.
+    The estimate is unbiased, so it can be slightly negative for samples of the mixture itself.
 
     Raises ValueError for fewer than two samples, or samples that are not finite points of the plane.
     """
@@ -52,7 +52,7 @@ def _mean_distance(distance: Tensor, std: Tensor) -> Tensor:
 
 
 def _mean_pair_distance(points: Tensor) -> Tensor:
-    """The mean distance between two different samples."""
+    """The mean distance over all pairs of different samples."""
     total = points.new_zeros(())
     for start in range(0, len(points), BLOCK_ROWS):
         block = points[start : start + BLOCK_ROWS]

@@ -1,6 +1,6 @@
 """Find near pairs of rows by bounds from a fast matrix product, and compute their exact squared distances.
 
-The bounds account for all rounding errors; the distances have the same bits on every device.
+The bounds account for all rounding errors. The distances have the same bits on every device.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ from collections.abc import Iterator
 
 import torch
 
-# Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, P pairs of a query and
-# a centre, D features.
+# Shape suffixes: N rows, Q queries, S queries of a strip, C centres, K the k + 1 nearest, P pairs of a query
+# and a centre, D features.
 _STRIP_ROWS = 1024  # queries compared with centres at once: 8 MB of float32 bounds, 17 MB of float64 ones
 _PAIR_ELEMENTS = 2**17  # pairs x features per step of the exact distances: 1 MB, which fits into the cache
-_UNCLEAR = 64  # if float32 bounds leave more pairs per query (of 2,048) undecided, float64 bounds are cheaper
+_UNCLEAR = (
+    64  # undecided pairs per query (of 2,048) above which float64 bounds are cheaper than float32 bounds
+)
 _UNDERFLOW = 2.0**-99  # added to squared norms in error bounds: covers products too small for float32
 _LARGEST = 1e37  # largest squared norm for float32 bounds
 _WIDEST = 2**17  # most features for which (D + 16) eps is as small as the bounds assume
 
 
 def strips(rows: int) -> Iterator[slice]:
-    """Yield strips of `rows` queries."""
+    """Yield slices that cut `rows` queries into strips."""
     return (slice(start, start + _STRIP_ROWS) for start in range(0, rows, _STRIP_ROWS))
 
 
 def index_strips(rows_Q: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Yield strips of queries given by their indices."""
+    """Cut queries, given by their indices, into strips."""
     return rows_Q.split(_STRIP_ROWS)
 
 
 class Shifted:
-    """Rows relative to an origin. Any origin is correct; one in the middle of the rows keeps rounding errors
-    small.
-    """
+    """Rows relative to an origin. Any origin is correct; an origin amid the rows keeps rounding errors
+    small."""
 
     def __init__(self, rows_ND: torch.Tensor, origin: torch.Tensor):
         self.rows, self.origin = rows_ND, origin
@@ -49,7 +50,7 @@ class Shifted:
 
     @classmethod
     def amid(cls, rows_ND: torch.Tensor) -> Shifted:
-        """Shift the rows by the mean of the first ones."""
+        """Shift the rows by the mean of the first 4,096 rows."""
         return cls(rows_ND, rows_ND[:4096].double().mean(dim=0))
 
     def precise(self, rows: slice | torch.Tensor) -> torch.Tensor:
@@ -94,13 +95,13 @@ def _up(bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def nearest_pairs(
     a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q [P], c [P]), q ascending: candidate pairs for a query's k + 1 nearest, within `reach_S`."""
+    """(q [P], c [P]), q ascending: pairs that may be among the k + 1 nearest of a query, within `reach_S`."""
     # A reach of 0 is final: identical rows need not be compared one by one.
     reach_S = torch.where(reach_S > 0, reach_S, -torch.inf)
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, strip, b, dtype)
         near = ~(lower_SC > _up(reach_S, dtype)[:, None])  # NaN, from an overflow, is undecided
-        # Many near pairs: these are the first centres, or much nearer ones.
+        # With many near pairs, these centres themselves give a tighter bound.
         if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(near):
             lower_SK, c_SK = lower_SC.topk(k + 1, largest=False)
             upper_S = (lower_SK + slack_S + slack_C[c_SK]).amax(dim=1)
@@ -114,9 +115,8 @@ def nearest_pairs(
 def open_pairs(
     a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inside [S], q [P], c [P]): queries that are surely in a ball; pairs of the others that need exact
-    distances.
-    """
+    """(inside [S], q [P], c [P]): True for queries that are certainly inside a ball, and the pairs of the
+    other queries that need exact distances."""
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, rows_S, b, dtype)
         near = ~(lower_SC > _up(radii_C, dtype))
@@ -130,7 +130,7 @@ def open_pairs(
 
 
 def smallest_of(smallest_QK: torch.Tensor, q_P: torch.Tensor, values_P: torch.Tensor) -> torch.Tensor:
-    """The K smallest per row of `smallest_QK` and of the values whose rows are `q_P`, ascending."""
+    """The K smallest values per row, ascending, of `smallest_QK` and `values_P`, whose rows are `q_P`."""
     if not len(q_P):
         return smallest_QK
     count_Q = torch.bincount(q_P, minlength=len(smallest_QK))
@@ -145,7 +145,7 @@ def squared_distance(
 ) -> torch.Tensor:
     """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences.
 
-    The squares are added by halves, since a device's own reduction chooses its order by the shape.
+    The squares are added by halves, since the order of a device's own reduction depends on the shape.
     """
     distances = []
     chunk = max(1, _PAIR_ELEMENTS // a.shape[1])

@@ -1,6 +1,6 @@
 """Fréchet distance between two Gaussians (FID, sFID) from mergeable float64 moments.
 
-For one processor type and library version, the bits of the moments depend on the features only, not on the
+For one processor type and library version, the bits of the moments depend only on the features, not on their
 sharding.
 """
 
@@ -17,7 +17,7 @@ from dgflow.metrics.rows import BlockAccumulator, check_widths, one_thread
 
 LOW = 4
 """A covariance of rank up to D / LOW, as from few samples, is factorised without the eigenvalues of the whole
-matrix: for 2,048 features in a hundredth of the time at rank 32, in an eighth at 500.
+matrix. For 2,048 features this takes a hundredth of the time at rank 32, and an eighth at rank 500.
 """
 _ROUNDING = np.finfo(np.float64).eps
 
@@ -70,7 +70,7 @@ class Moments:
 
     @classmethod
     def of(cls, features_ND: np.ndarray) -> Moments:
-        """Moments of features in memory. Raises ValueError if a row is not finite or there are none."""
+        """Moments of features in memory. Raises ValueError if a row is not finite or there are no rows."""
         accumulator = MomentsAccumulator()
         accumulator.add(features_ND)
         return accumulator.moments()
@@ -89,8 +89,8 @@ class Moments:
 
     @cached_property
     def factor(self) -> torch.Tensor:
-        """A [D, rank] with the covariance A A^T, by `low_rank_factor`. Cached, since a distance and its error
-        both need it, and it takes a second for 2,048 features.
+        """A [D, rank] with the covariance A A^T, by `low_rank_factor`. Cached, since both a distance and its
+        error need the factor, which takes a second for 2,048 features.
         """
         return low_rank_factor(torch.from_numpy(self.covariance))
 
@@ -112,7 +112,7 @@ class MomentsAccumulator(BlockAccumulator[Moments]):
         super().__init__(_moments_of_block, "features", first_index)
 
     def moments(self) -> Moments:
-        """Moments of all rows so far. Raises ValueError if there are none."""
+        """Moments of all rows so far. Raises ValueError if there are no rows."""
         return self.sums().total()
 
 
@@ -121,9 +121,7 @@ def _moments_of_block(_: int, block_ND: np.ndarray) -> Moments:
 
 
 def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
-    """x^T x [D, D] from strips of its lower triangle, mirrored; takes 0.7 of the time of the whole
-    product.
-    """
+    """x^T x [D, D], from strips of its lower triangle, in 0.7 of the time of the whole product."""
     gram = x_ND.new_empty(x_ND.shape[1], x_ND.shape[1])
     for first in range(0, len(gram), strip):
         lower = x_ND[:, first:].T @ x_ND[:, first : first + strip]
@@ -134,9 +132,9 @@ def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """Squared Fréchet (2-Wasserstein) distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the FID.
 
-    Dowson and Landau 1982; Heusel et al. 2017. With S = L L^T, the eigenvalues of S_a S_b are those of L_a^T
-    S_b L_a, and their roots the singular values of L_a^T L_b, also for singular covariances (relative error
-    at most 3e-12 in the tests). The bits do not depend on the number of threads.
+    Dowson and Landau 1982; Heusel et al. 2017. With S = L L^T, the eigenvalues of S_a S_b are those of
+    L_a^T S_b L_a, and their square roots are the singular values of L_a^T L_b. This also holds for singular
+    covariances (relative error at most 3e-12 in the tests). The bits do not depend on the number of threads.
 
     Raises:
         ValueError: a side has fewer than 2 rows, or the dimensions differ.
@@ -153,7 +151,7 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
 def _trace_sqrt_of_product(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     S_a, S_b = torch.from_numpy(a.covariance), torch.from_numpy(b.covariance)
     L_a, L_b = cholesky_factor(S_a), cholesky_factor(S_b)
-    if L_a is None or L_b is None:  # any factors will do
+    if L_a is None or L_b is None:  # the formula holds for any factors
         A, B = (law.factor if L is None else L for law, L in ((a, L_a), (b, L_b)))
         return float(torch.linalg.svdvals(A.T @ B).sum())
     eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
@@ -174,7 +172,7 @@ def cholesky_factor(S: torch.Tensor) -> torch.Tensor | None:
 def congruence(L: torch.Tensor, S: torch.Tensor, strip: int = 256) -> torch.Tensor:
     """The lower triangle of L^T S L, for a lower triangular L, at a third of the cost of two whole products.
 
-    Elements above the diagonal are not meaningful.
+    Elements above the diagonal are undefined.
     """
     lower = torch.zeros_like(S)
     for first in range(0, len(S), strip):

@@ -1,7 +1,7 @@
 """Standard error of a Fréchet distance due to finitely many samples, by the infinitesimal jackknife.
 
-The reference is taken as fixed. The bias, which makes a distance from few samples too large (Chong and
-Forsyth 2020), is not included, and is often many times larger.
+The reference is taken as fixed. The error does not include the bias, which makes a distance from few samples
+too large (Chong and Forsyth 2020) and is often many times larger.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from dgflow.metrics.frechet import Gaussian, Moments, cholesky_factor, congruence
 from dgflow.metrics.rows import BlockAccumulator, check_widths, checked_rows, one_thread
 
-_FEWEST = 10  # minimum number of samples: with fewer, the standard error varied by over half its size
+_FEWEST = 10  # minimum number of samples; with fewer, the standard error varied by more than half its value
 
 
 @dataclass(frozen=True)
 class InfluenceSums:
-    """The number of influences, their sum and the sum of their squares; addable over samples."""
+    """The number of influences, their sum and the sum of their squares. Sums over disjoint samples add."""
 
     n: int
     sum: float
@@ -33,9 +33,14 @@ class InfluenceSums:
     def standard_error(self) -> float:
         """Standard error of the distance, in its unit: the influences' standard deviation / sqrt(n).
 
-        Measured ratio to the spread over independent draws, by n / D: 0.96 to 1.09 from 24 on (up to 1.6 if
-        the two distributions are equal, since the first order then vanishes), 0.83 to 0.88 at 4 to 8
-        (rectified Gaussians), 0.71 to 0.78 at 1.1 to 4, 0.9 to 2 below 1. Raises ValueError for n < 2.
+        The measured ratio to the spread over independent draws depends on n / D:
+
+        - n / D >= 24: 0.96 to 1.09, up to 1.6 for equal distributions, whose first order vanishes
+        - 4 to 8: 0.83 to 0.88 (rectified Gaussians)
+        - 1.1 to 4: 0.71 to 0.78
+        - below 1: 0.9 to 2
+
+        Raises ValueError for n < 2.
         """
         if self.n < 2:
             raise ValueError(
@@ -48,9 +53,11 @@ class InfluenceSums:
 class FrechetInfluence:
     """First-order influence of a sample x on the distance (Jaeckel 1972; Efron 1982, chapter 6):
 
-    2 (m - m_r).c + c^T (I - T) c - tr((I - T) S) with c = x - m. Here m, S are the samples' moments, m_r, S_r
-    the reference's, and T = S^(-1/2) (S^(1/2) S_r S^(1/2))^(1/2) S^(-1/2) is the optimal transport map from
-    N(0, S) to N(0, S_r); 2 (m - m_r) and I - T are the derivatives of the distance with respect to m and S.
+    2 (m - m_r).c + c^T (I - T) c - tr((I - T) S) with c = x - m.
+
+    m, S are the moments of the samples, and m_r, S_r those of the reference.
+    T = S^(-1/2) (S^(1/2) S_r S^(1/2))^(1/2) S^(-1/2) is the optimal transport map from N(0, S) to N(0, S_r).
+    2 (m - m_r) and I - T are the derivatives of the distance with respect to m and S.
     """
 
     mean: np.ndarray  # m [D]
@@ -60,7 +67,8 @@ class FrechetInfluence:
 
     @classmethod
     def of(cls, samples: Moments, reference: Moments | Gaussian) -> FrechetInfluence:
-        """The influence function of this distance; for a singular S, as with n <= D, on the range of S.
+        """The influence function of a distance. For a singular S, as with n <= D, it is that on the range of
+        S.
 
         Raises ValueError if the dimensions differ, or for fewer than 10 samples.
         """
@@ -98,9 +106,8 @@ def _root_of_map(samples: Moments, reference: Moments | Gaussian) -> torch.Tenso
 
 
 class InfluenceAccumulator(BlockAccumulator[InfluenceSums]):
-    """Accumulate the influences of the samples behind the moments, from `first_index` on, a multiple of
-    1000.
-    """
+    """Accumulate the influences of the samples that gave the moments, from `first_index` on, a multiple of
+    1000."""
 
     def __init__(self, influence: FrechetInfluence, first_index: int = 0):
         def block_sum(_: int, block_ND: np.ndarray) -> InfluenceSums:

@@ -1,7 +1,7 @@
-"""Resize images to the Inception network's input, in the three ways behind published numbers.
+"""Resize images to the Inception network's input, in the three ways that published numbers use.
 
-`adm` equals TensorFlow 1's resize (OpenAI's evaluator), `edm` the affine grid of NVIDIA's network file,
-`clean` clean-fid's resizer. Do not mix them: another resize changes features by a tenth of their maximum.
+`adm` is TensorFlow 1's resize (OpenAI's evaluator), `edm` is the affine grid of NVIDIA's network file, and
+`clean` is clean-fid's resizer. Do not mix them: another resize changes features by a tenth of their maximum.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ def prepare(
 ) -> Tensor:
     """The network's input, (x - 128) / 128 as float32 [N, 3, 299, 299] on `device`, channels last in memory.
 
-    The input takes 1.1 MB per image. Images of 299 x 299 pass through `adm` and `clean` unchanged; the grid
-    of `edm` changes them by about 0.01 grey level.
+    The input takes 1.1 MB per image. `adm` and `clean` leave images of 299 x 299 unchanged; `edm` changes
+    them by about 0.01 grey level.
 
     Args:
-        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; sizes in a list may
-            differ.
+        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels. Images in a list may have
+            different sizes.
 
     Raises:
-        ValueError: there is no image, one has another dtype or shape (the first is named), or the front end
-            is unknown.
+        ValueError: there is no image, an image has another dtype or shape (the first is named), or the front
+            end is unknown.
     """
     if front_end not in get_args(FrontEndName):
         names = ", ".join(get_args(FrontEndName))
@@ -99,9 +99,8 @@ def _interpolated(images_NHWC: Tensor, dim: int) -> Tensor:
 
 
 def _affine_grid(images_NHWC: Tensor) -> Tensor:
-    """The points of `_tensorflow` by a sampling grid (NVIDIA's form), which differs by up to 0.01 grey
-    level.
-    """
+    """The resize of `_tensorflow` by a sampling grid, as in NVIDIA's network file. It differs by up to 0.01
+    grey level."""
     n, height, width, channels = images_NHWC.shape
     theta = torch.eye(2, 3, device=images_NHWC.device)
     theta[0, 2] += 1 / width - 1 / SIDE  # so that the first output pixel is the first input pixel

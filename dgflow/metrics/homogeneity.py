@@ -1,5 +1,5 @@
-"""Test that groups of samples share one class distribution: samples and reference by their labels; the splits
-of an Inception score by their labels and by the predicted classes.
+"""Test whether groups of samples share one class distribution: samples and reference by their labels, and the
+splits of an Inception score by their labels and their predicted classes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _FEW_EXPECTED = 5.0  # expected samples per class below which chi-square is inva
 
 
 def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) -> list[str]:
-    """Warn if class shares differ between samples and reference: chi-square p < 1e-3, and at least a small
+    """Warn if class shares differ between samples and reference by chi-square p < 1e-3 and at least a small
     effect.
 
-    Unknown labels (any -1) and fewer than 5 per class on a side are not judged.
+    Unknown labels (any -1) and fewer than 5 images per class on either side are not judged.
     """
     sides = [np.asarray(labels_N), np.asarray(reference_labels_M)]
     if any(len(side) == 0 or side.min() < 0 for side in sides):
@@ -40,31 +40,31 @@ def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) ->
         for place in order
     )
     return [
-        f"class counts of samples and reference are unlike: {named}. The numbers then tell the shares of the "
-        "classes too"
+        f"class counts of samples and reference differ: {named}. The metrics then also measure this "
+        "difference"
     ]
 
 
 def disorder(labels_N: np.ndarray, sums: ScoreSums, split_size: int) -> str:
-    """The reason to believe that the splits of an Inception score are not in random order; empty for one
-    split, and if chance explains them (p >= 1e-6).
+    """The evidence that the samples of an Inception score are not in random order, in words. Empty for one
+    split, and if chance explains the differences between splits (p >= 1e-6).
     """
     if len(sums.splits) < 2:
         return ""
     labels_N = np.asarray(labels_N)
     if labels_N.min() >= 0 and labels_N.min() != labels_N.max():
         if (np.diff(labels_N) >= 0).all():
-            return "they are in the order of their classes"
+            return "they are sorted by class"
         parts = [labels_N[start : start + split_size] for start in range(0, len(labels_N), split_size)]
         if _p_of_counts(_counts(parts)[1]) < _UNORDERED:
-            return "the labels of the splits are unlike"
+            return "the labels differ between splits"
     if _p_of_predictions(sums) < _UNORDERED:
-        return "the predicted classes of the splits are unlike"
+        return "the predicted classes differ between splits"
     return ""
 
 
 def _counts(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The occurring classes [K], and their counts [G, K] in each group."""
+    """The classes that occur [K], and their counts in each group [G, K]."""
     classes, places = np.unique(np.concatenate(groups), return_inverse=True)
     edges = np.cumsum([0, *map(len, groups)])
     counts = [
@@ -75,9 +75,8 @@ def _counts(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _p_of_counts(counts_GK: np.ndarray) -> float:
-    """p-value of Pearson's chi-square test that the groups share one distribution; 1 if there are too few
-    samples.
-    """
+    """The p-value of Pearson's chi-square test that the groups share one distribution; 1 with too few
+    samples."""
     counts = counts_GK[counts_GK.sum(axis=1) >= _FEW_EXPECTED * counts_GK.shape[1]]
     counts = counts[:, counts.sum(axis=0) > 0]
     groups, classes = counts.shape
@@ -101,9 +100,9 @@ def _effect(counts_2K: np.ndarray) -> float:
 def _p_of_predictions(sums: ScoreSums) -> float:
     """An upper bound of the p-value for the mean predictions of the splits.
 
-    The statistic is Pearson's with mean probabilities instead of shares. In random order it is a sum of
-    chi-squares of (splits - 1) degrees of freedom, with weights that sum to the trace below; far in the tail,
-    none exceeds a single chi-square (Szekely and Bakirov 2003).
+    The statistic is Pearson's with mean probabilities instead of shares. For random order it is a weighted
+    sum of chi-squares of (splits - 1) degrees of freedom, whose weights sum to the trace below. Far in the
+    tail, such a sum does not exceed a single chi-square times the trace (Szekely and Bakirov 2003).
     """
     splits = list(sums.splits.values())
     n_S = np.array([split.n for split in splits], dtype=np.float64)
@@ -113,7 +112,7 @@ def _p_of_predictions(sums: ScoreSums) -> float:
     mean_K = sum_SK.sum(axis=0) / n
     square_K = np.sum([split.sum_p_squared for split in splits], axis=0)[known] / n
     trace = float(((square_K - np.square(mean_K)) / mean_K).sum()) * n / (n - 1)
-    if trace < 1e-9:  # all samples look the same to the network
+    if trace < 1e-9:  # the network predicts the same for all samples
         return 1.0
     gaps_SK = sum_SK / n_S[:, None] - mean_K
     statistic = float((n_S[:, None] * np.square(gaps_SK) / mean_K).sum())

@@ -1,7 +1,7 @@
 """Inception score (Salimans et al. 2016) from logits, by contiguous splits, in float64.
 
-A log-softmax stays finite if probabilities underflow. The published protocol's logits have 1008 classes and
-no bias.
+The log-softmax stays finite where probabilities underflow. In the published protocol, logits have 1008
+classes and no bias.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.special import log_softmax, xlogy
 from dgflow.metrics.rows import BLOCK_SIZE, BlockAccumulator
 
 SPLIT_SIZE = 5000  # as in OpenAI's evaluator; 50,000 samples make 10 splits
-SHUFFLE_SEED = 2020  # torch-fidelity's
+SHUFFLE_SEED = 2020  # torch-fidelity's seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class SplitSums:
         return cls(len(p_NK), p_NK.sum(axis=0), float((p_NK * log_p_NK).sum()), squares_K)
 
     def __add__(self, other: SplitSums) -> SplitSums:
-        """The sums over the rows of both, which must belong to one split."""
+        """The sums over the rows of both, which must belong to the same split."""
         return SplitSums(
             self.n + other.n,
             self.sum_p + other.sum_p,
@@ -54,7 +54,7 @@ class SplitSums:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSums:
-    """Sums of each split, by split number, `index // split_size`."""
+    """The sums of each split, by its number `index // split_size`."""
 
     splits: Mapping[int, SplitSums]
 
@@ -86,10 +86,10 @@ def shuffled_positions(n: int, seed: int = SHUFFLE_SEED) -> np.ndarray:
 
 
 class InceptionScoreAccumulator(BlockAccumulator[ScoreSums]):
-    """Accumulate sums by split of logits that arrive in pieces, from `first_index` on, a multiple of
-    `block_size`.
+    """Accumulate the sums of each split from logits that arrive in pieces, from `first_index` on, a multiple
+    of `block_size`.
 
-    `positions`: the position of each row in another order, whose contiguous splits are then used.
+    With `positions`, the position of each row in another order, the splits are contiguous in that order.
     """
 
     def __init__(
@@ -106,5 +106,5 @@ class InceptionScoreAccumulator(BlockAccumulator[ScoreSums]):
                 {int(split): SplitSums.of(block_NK[splits_N == split]) for split in np.unique(splits_N)}
             )
 
-        # Blocks that never straddle two splits; 1000 for the published ones.
+        # No block contains rows of two splits. The published split size gives blocks of 1000.
         super().__init__(block_sum, "logits", first_index, gcd(BLOCK_SIZE, split_size))

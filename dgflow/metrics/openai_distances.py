@@ -1,8 +1,9 @@
 """Squared distances, rounded as in OpenAI's evaluator, for comparison with its numbers.
 
-Its radii are reproduced bit for bit (TensorFlow 2.21 on x86; float16 for 12 to 512 features, float32 for 32
-and 64), its precision and recall also for 2048 features. The order in which the float32 products of a wide
-row are added is not reproduced: one float16 distance in a few thousand can differ in its last bit.
+Radii equal the evaluator's bit for bit (TensorFlow 2.21 on x86; float16 for 12 to 512 features, float32 for
+32 and 64). Precision and recall are also equal for 2048 features. The order in which TensorFlow adds the
+float32 products of a wide row is not reproduced: one float16 distance in a few thousand can differ in its
+last bit.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ BLOCK_ROWS = 10_000
 _STRIP_ROWS = 500  # queries whose distances to a block are held at once: 20 MB per array
 _LANES = 8  # numbers per vector register in TensorFlow's CPU code, and so per partial sum
 _LEAF_VECTORS = {torch.float16: 200, torch.float32: 1024}  # added one by one; longer rows are halved first
-_SURELY_FINITE = 60_000.0  # below 65,504 by a margin for the rounding of the norms
+_SURELY_FINITE = 60_000.0  # float16's maximum, 65,504, less a margin for the rounding of the norms
 
 
 def distance_strips(
     queries_QD: torch.Tensor, centres_CD: torch.Tensor
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(queries, their squared distances [S, C] to all centres), strip by strip, float32, for one block.
+    """Yield (queries, their squared distances [S, C] to all centres) of one block, strip by strip, in
+    float32.
 
-    A block has 10,000 x 10,000 rows, cut at multiples of 10,000 from index 0; the last block may be smaller.
-    Distances are rounded to float16 if all distances of the block are finite in it, otherwise to float32.
+    A block has 10,000 queries and 10,000 centres, cut at multiples of 10,000 from index 0; the last block may
+    be smaller. Distances are rounded to float16 if all distances of the block are finite in float16,
+    otherwise to float32.
     """
     half = _Block(queries_QD.half(), centres_CD.half())
     return (half if half.is_finite() else _Block(queries_QD.float(), centres_CD.float())).strips()
 
 
 class _Block:
-    """max(|q|^2 - 2 q.c + |c|^2, 0), with operations rounded to the rows' dtype and products summed in
-    float32.
-    """
+    """The distances max(|q|^2 - 2 q.c + |c|^2, 0) of a block. Every operation is rounded to the dtype of the
+    rows; products are summed in float32."""
 
     def __init__(self, queries_QD: torch.Tensor, centres_CD: torch.Tensor):
         self._queries, self._query_norms = queries_QD, _row_sums(queries_QD.square())
@@ -48,7 +50,8 @@ class _Block:
             yield strip, distances_SC.clamp_(min=0).float()
 
     def is_finite(self) -> bool:
-        """True if no distance is infinite or NaN; for features such as Inception's, the norms decide."""
+        """True if no distance is infinite or NaN. For features such as Inception's, the norms alone show
+        it."""
         if not (len(self._query_norms) and len(self._centre_norms)):
             return True
         longest = self._query_norms.max().float().sqrt() + self._centre_norms.max().float().sqrt()
@@ -60,14 +63,13 @@ class _Block:
 
 
 def _row_sums(terms_ND: torch.Tensor) -> torch.Tensor:
-    """Sums [N] of the rows, rounded after each addition, in the order of Eigen's vectorised reduction."""
+    """The sums [N] of the rows, rounded after each addition, in the order of Eigen's vectorised reduction."""
     width = terms_ND.shape[1]
     if width > _LANES * _LEAF_VECTORS[terms_ND.dtype]:
         half = -(-width // 2)
         half += -half % _LANES  # as in TensorFlow for rows that start at multiples of 8
         return _row_sums(terms_ND[:, :half]) + _row_sums(terms_ND[:, half:])
-    # Four vectors side by side as long as there are four, added from the left; then single vectors, then
-    # numbers.
+    # As long as four vectors are left, four are added at once; then single vectors, then single numbers.
     fours, whole = width - width % (4 * _LANES), width - width % _LANES
     four = _group_sum(terms_ND[:, :fours], 4 * _LANES)
     vector = _group_sum(torch.cat([four, terms_ND[:, fours:whole]], dim=1), _LANES)

@@ -1,7 +1,8 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019), exact, by blocks of queries over streamed rows.
 
-Counts follow from float64 squared differences; ties count as inside. They are the same for any partition and
-order of the rows, device and number of threads. Memory does not grow with the number of rows.
+Counts follow from float64 squared differences, and a tie counts as inside. The counts do not depend on the
+partition and order of the rows, the device, or the number of threads. Memory does not grow with the number of
+rows.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from dgflow.metrics.openai_distances import BLOCK_ROWS, distance_strips
 from dgflow.metrics.protocols import Distances
 from dgflow.metrics.rows import checked_rows
 
-# Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, D features.
-_CENTRE_ROWS = 2048  # rows compared at once, however they are divided into pieces
+# Shape suffixes: N rows, Q queries, S queries of a strip, C centres, K the k + 1 nearest, D features.
+_CENTRE_ROWS = 2048  # centres compared at once, for any sizes of the pieces
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
     """Shares, in [0, 1], of the fakes inside the reals' manifold and of the reals inside the fakes' manifold.
 
-    A manifold is the union of closed balls around its samples; each ball reaches the k-th nearest other
-    sample.
+    The manifold of some samples is the union of closed balls around them. The radius of each ball is the
+    distance to the k-th nearest other sample.
     """
 
     precision: float
@@ -56,14 +57,15 @@ def squared_radii_of(
     distances: Distances = "exact",
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Squared distance [Q], float64, from each query to its k-th nearest other row of a population that
-    contains it.
+    """The squared distance [Q], float64, from each query to its k-th nearest other row of a population that
+    contains the query.
 
     Args:
-        population: pieces [n, D] of any size, in any order. Up to 2,048 rows are referenced: do not overwrite
-            them.
-        distances: for "openai-float16" the queries are one whole block of 10,000 rows (the last of a set may
-            be smaller), and pieces come in index order and are held up to 10,000 rows.
+        population: pieces [n, D] of any size, in any order. Do not overwrite them: up to 2,048 rows are
+            referenced.
+        distances: for "openai-float16" the queries must be one whole block of 10,000 rows (the last block of
+            a set may be smaller), and the pieces must be in index order. Up to 10,000 rows are then
+            referenced.
 
     Raises:
         ValueError: a row is not finite, widths differ, k < 1 or the population has fewer than k + 1 rows.
@@ -104,8 +106,8 @@ def inside_any_ball_of(
 ) -> np.ndarray:
     """True [Q] for each query inside a closed ball around any centre.
 
-    `centres` are pieces (rows [n, D], their squared radii [n]), otherwise like the population of
-    `squared_radii_of`. Raises the errors of that function.
+    `centres` are pieces (rows [n, D], squared radii [n]); the rules for the population of `squared_radii_of`
+    apply. Raises ValueError as `squared_radii_of` does.
     """
     queries = _queries(queries_QD, distances, device)
     inside = torch.zeros(len(queries), dtype=torch.bool, device=device)
@@ -130,7 +132,7 @@ def _queries(rows_QD: np.ndarray, distances: Distances, device: torch.device | s
     if distances == "openai-float16" and len(rows_QD) > BLOCK_ROWS:
         raise ValueError(
             f"expected one block of at most {BLOCK_ROWS} queries for {distances!r}, found {len(rows_QD)}; "
-            "cut at its multiples"
+            f"cut them at multiples of {BLOCK_ROWS}"
         )
     return _tensor(checked_rows(rows_QD, "queries"), device)
 
@@ -144,10 +146,8 @@ def _tensor(rows: np.ndarray, device: torch.device | str) -> torch.Tensor:
 def _groups(
     pieces: Iterable[tuple[np.ndarray, ...]], what: str, width: int, distances: Distances
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Check the pieces (rows, and arrays of one number per row), and join them into groups of one size.
-
-    The last group may be smaller.
-    """
+    """Check the pieces (rows, and arrays with one number per row), and join them into groups of equal size.
+    The last group may be smaller."""
     size = BLOCK_ROWS if distances == "openai-float16" else _CENTRE_ROWS
     held: list[tuple[np.ndarray, ...]] = []
     rows_seen = count = 0
@@ -156,7 +156,7 @@ def _groups(
         for other in others:
             if other.shape != (len(rows),):
                 found = f"found shape {list(other.shape)}"
-                raise ValueError(f"{what}: expected one squared radius a row, shape [{len(rows)}], {found}")
+                raise ValueError(f"{what}: expected one squared radius per row, shape [{len(rows)}], {found}")
         rows_seen += len(rows)
         while len(rows):
             part, rest = slice(size - count), slice(size - count, None)

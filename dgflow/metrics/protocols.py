@@ -1,8 +1,8 @@
-"""The protocols that published numbers follow, as data: `adm` of OpenAI's evaluator (ImageNet), `edm` of
-EDM's evaluator (CIFAR, FFHQ, CelebA), `clean` of clean-fid.
+"""The protocols of published numbers, as data: `adm` of OpenAI's evaluator (ImageNet), `edm` of EDM's
+evaluator (CIFAR, FFHQ, CelebA), and `clean` of clean-fid.
 
-Numbers of different protocols do not compare: the resize alone changes Inception features by about 10 % of
-their maximum.
+Numbers of different protocols are not comparable: the resize alone changes Inception features by about 10 %
+of their maximum.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,7 @@ class Protocol:
     name: str
     front_end: FrontEndName | None  # front end of the 2015-12-05 Inception network; None: another network
     metrics: tuple[MetricName, ...]  # the protocol's own metrics, in table order
-    samples: int | None = (
-        50_000  # number of generated images, with random labels if there are classes; None: any number
-    )
+    samples: int | None = 50_000  # generated images, with random labels for classes; None: any number
     manifold_images: int | None = None  # reference images for precision and recall; None: any number
     neighbours: int = 3  # k of precision and recall
     split_size: int = 5000  # contiguous samples per split of the Inception score
@@ -47,14 +45,14 @@ _ADM = Protocol("adm", "adm", ("fid", "sfid", "is", "precision", "recall", "f1")
 _EDM = Protocol("edm", "edm", ("fid",), seed_ranges=((0, 50_000), (50_000, 100_000), (100_000, 150_000)))
 _CLEAN = Protocol("clean", "clean", ("fid", "kid"))
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (_ADM, _EDM, _CLEAN)}
-# Features of a classifier trained for the purpose: its numbers compare only with each other.
+# Features of a classifier trained for the purpose. Such numbers are comparable only for the same classifier.
 CUSTOM = Protocol("custom", None, ("fid", "is", "precision", "recall"), samples=None)
 
 
 def chosen(protocol: Protocol, names: Sequence[str] | None = None) -> tuple[MetricName, ...]:
     """The metrics to measure, in table order, without duplicates: `names`, or the protocol's own if None.
 
-    Raises ValueError if there are none or one is unknown.
+    Raises ValueError if there are no names or a name is unknown.
     """
     if names is None:
         return protocol.metrics
@@ -66,7 +64,8 @@ def chosen(protocol: Protocol, names: Sequence[str] | None = None) -> tuple[Metr
 
 
 def outside_protocol(protocol: Protocol, names: Sequence[str]) -> list[str]:
-    """A note for the result if some of the metrics are not the protocol's own; [] for `CUSTOM`."""
+    """A list with a note that names the metrics outside the protocol; empty if there are none, and for
+    `CUSTOM`."""
     others = [HEADINGS[name] for name in chosen(protocol, names) if name not in protocol.metrics]
     if protocol is CUSTOM or not others:
         return []

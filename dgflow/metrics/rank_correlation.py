@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 EXACT = 8
-"""The largest number of pairs for which all permutations (40,320) are tried; beyond it, `DRAWN` random
-ones.
+"""The largest number of pairs for which all permutations (40,320) are tried. For more pairs, `DRAWN` random
+permutations are tried.
 """
 DRAWN = 20_000
 MOST_RESAMPLES = 2_000  # maximum number of distinct resamples: seven repetitions have 1,716
-_SAME = 1e-9  # difference of correlations that is rounding only
+_SAME = 1e-9  # differences of correlations up to this are rounding errors
 
 
 class Interval(NamedTuple):
@@ -31,14 +31,15 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A correlation in [-1, 1] and its two-sided permutation p-value; None if all values are equal."""
+    """A correlation in [-1, 1] and its two-sided permutation p-value; both None if all values are equal."""
 
     value: float | None
     p: float | None
 
 
 Coefficient = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`coefficient(a, b)`: the correlations of a [n] with each row of b [m, n]; not finite if one is constant."""
+"""`coefficient(a, b)`: the correlations of a [n] with each row of b [m, n]; not finite for constant
+values."""
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -61,7 +62,7 @@ def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(coefficient: Coefficient, a: Sequence[float], b: Sequence[float]) -> RankCorrelation:
-    """The correlation of two sequences of equal length, at least two, and its p-value: the share of
+    """The correlation of two sequences of the same length, at least 2, and its p-value: the share of
     permutations of `b` whose correlation with `a` is at least as large in magnitude.
     """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)

@@ -1,6 +1,6 @@
 """The result of an evaluation as one JSON file: values, their errors and everything that determines them.
 
-Comparing results that were measured differently is refused, with every field in which they differ.
+Results that were measured differently cannot be compared; the error names every field in which they differ.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class _Frozen(BaseModel):
 class Provenance(_Frozen):
     """Everything that the numbers depend on.
 
-    The reference is images, published statistics, or both, in which case the statistics are used for FID and
-    sFID.
+    The reference consists of images, of published statistics, or of both. With both, the statistics are used
+    for FID and sFID.
     """
 
     protocol: str  # name of the protocol, or of `CUSTOM`
@@ -63,8 +63,8 @@ class Provenance(_Frozen):
             raise ValueError(f"expected protocol {names}, found {self.protocol!r}")
         if self.protocol in PROTOCOLS and self.front_end != PROTOCOLS[self.protocol].front_end:
             raise ValueError(
-                f"expected the front end of protocol {self.protocol}, found {self.front_end!r}; name it "
-                f"{CUSTOM.name!r}"
+                f"expected the front end of protocol {self.protocol}, found {self.front_end!r}; set the "
+                f"protocol to {CUSTOM.name!r}"
             )
         known = self.n is not None and self.start is not None and self.stop == self.start + self.n
         if not known and (self.start, self.stop) != (None, None):
@@ -82,7 +82,8 @@ class Provenance(_Frozen):
 
     @property
     def seed_range(self) -> tuple[int, int] | None:
-        """Seeds [first, stop), `seed` + index, if every sample has its own, as in EDM; otherwise None."""
+        """Seeds [first, stop), `seed` + index, if every sample has its own seed, as in EDM; otherwise
+        None."""
         if self.start is None or self.stop is None or self.seeding == "counter":
             return None
         first = self.seed or 0
@@ -171,8 +172,8 @@ def check_comparable(a: MetricResult, b: MetricResult) -> None:
     ]
     if differences:
         raise ValueError(
-            f"expected results that were measured alike, found that they differ in {'; '.join(differences)}. "
-            "Measure one again as the other"
+            f"expected results that were measured alike, found differences in {'; '.join(differences)}. "
+            "Measure one of them again with the settings of the other"
         )
 
 
@@ -182,9 +183,10 @@ def _short(value: object) -> str:
 
 
 class Change(NamedTuple):
-    """Change of one metric, its standard error in the metric's unit, and True if it is within `NOISE` errors.
+    """The change of one metric, its standard error in the metric's unit, and True if the change is at most
+    `NOISE` standard errors.
 
-    The last two are None if an error is unknown.
+    `error` and `within_noise` are None if an error is unknown.
     """
 
     change: float
@@ -193,10 +195,10 @@ class Change(NamedTuple):
 
 
 def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]:
-    """`result` minus `against` for each metric that both have, in table order; their samples must be
-    independent.
+    """The change `result` minus `against` of each metric that both have, in table order. The two sets of
+    samples must be independent.
 
-    Raises ValueError if they may not be compared or share no metric.
+    Raises ValueError if the results may not be compared or share no metric.
     """
     check_comparable(result, against)
     shared = [name for name in METRICS if name in result.values and name in against.values]
@@ -213,9 +215,8 @@ def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]
 
 
 class LowestOfSeedRanges(_Frozen):
-    """The lowest FID over the published seed ranges, as in papers. It is below the mean, so show `label` with
-    it.
-    """
+    """The lowest FID over the published seed ranges, as in papers. It is below the mean, so show it with its
+    `label`."""
 
     label: str
     fid: float
@@ -225,7 +226,8 @@ class LowestOfSeedRanges(_Frozen):
 def lowest(results: Sequence[MetricResult]) -> LowestOfSeedRanges:
     """The lowest FID of results that cover each seed range of their protocol exactly once.
 
-    Raises ValueError if they do not, if the protocol has no seed ranges, or if they may not be compared.
+    Raises ValueError if the results do not cover the ranges, if the protocol has no seed ranges, or if the
+    results may not be compared.
     """
     names = sorted({result.provenance.protocol for result in results})
     published = PROTOCOLS[names[0]].seed_ranges if len(names) == 1 and names[0] in PROTOCOLS else ()
@@ -268,10 +270,10 @@ def share_error(share: float, n: int) -> float:
 def subset_error(spread: float, subsets: int, subset_size: int, n: int) -> float | None:
     """Standard error of KID, from the population standard deviation over random subsets of m of n samples.
 
-    None for one subset, or n < 2 m. Subsets overlap, so spread / sqrt(subsets) is only the error of choosing
-    them. By Hoeffding's decomposition, the variance over subsets is the variance over n fresh samples times
-    (n - m) / m; the two variances add. The reference's part of the spread is attributed to the samples, so
-    the estimate is on the large side.
+    None for one subset, or n < 2 m. Subsets overlap, so spread / sqrt(subsets) is only the error due to the
+    choice of subsets. By Hoeffding's decomposition, the variance over subsets is the variance over n fresh
+    samples times (n - m) / m. The two variances add. The reference's part of the spread is attributed to the
+    samples, so the estimate is too large rather than too small.
     """
     if subsets < 2 or n < 2 * subset_size:
         return None

@@ -16,9 +16,8 @@ BLOCK_SIZE = 1000  # indices per block; a different size changes the last bits o
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A context in which torch uses one thread, since BLAS may split, and so round, a sum by the number of
-    threads.
-    """
+    """A context in which torch uses one thread. With several threads, BLAS may split a sum by their number
+    and round it differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -28,25 +27,26 @@ def one_thread() -> Iterator[None]:
 
 
 def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int | None = None) -> np.ndarray:
-    """Return `rows` [N, D] as an array, checked to be 2-D, real, finite and, if given, of width `width`.
+    """Return `rows` [N, D] as an array.
 
-    Raises ValueError, which calls the rows `what` and names the first bad row, counted from `first_index`.
+    Raises ValueError unless the rows are 2-D, real, finite and, if given, of width `width`. The message calls
+    the rows `what` and names the first bad row, counted from `first_index`.
     """
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] == 0:
         found = f"found shape {list(rows.shape)}; flatten each sample to one row"
-        raise ValueError(f"{what}: expected one row a sample, shape [N, D], {found}")
+        raise ValueError(f"{what}: expected one row per sample, shape [N, D], {found}")
     if rows.dtype.kind not in "fiu":
         raise ValueError(f"{what}: expected real numbers, found dtype {rows.dtype}")
     if width is not None and rows.shape[1] != width:
-        found = f"found {rows.shape[1]}; take one layer of one network"
+        found = f"found {rows.shape[1]}; use one layer of one network"
         raise ValueError(f"{what}: expected {width} columns as in the rows before, {found}")
     finite_N = np.isfinite(rows).all(axis=1)
     if not finite_N.all():
         row, count = first_index + int(np.argmin(finite_N)), int((~finite_N).sum())
         raise ValueError(
-            f"{what}: row {row} is not finite ({count} such rows in {len(rows)}); find its image, or extract "
-            "the features in float32"
+            f"{what}: row {row} is not finite ({count} such rows in {len(rows)}); check its image, or "
+            "extract the features in float32"
         )
     return rows
 
@@ -54,17 +54,15 @@ def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int |
 def check_widths(a: int, b: int, what: str = "features") -> None:
     """Raise ValueError unless two sets of features have the same dimension."""
     if a != b:
-        raise ValueError(
-            f"expected {what} of one dimension, found {a} and {b}; take one layer of one network"
-        )
+        raise ValueError(f"expected {what} of one dimension, found {a} and {b}; use one layer of one network")
 
 
 class BlockAccumulator(Generic[T]):
     """Accumulate sums by block over rows that arrive in index order, in pieces of any size.
 
-    Blocks are cut at multiples of `block_size`, so the sums do not depend on the pieces. Workers may each sum
-    a range that begins at such a multiple; their `sums()`, added in any order, equal the total of one pass
-    bit for bit.
+    Blocks are cut at multiples of `block_size`, so the sums do not depend on the pieces. Several workers may
+    each sum a range that starts at such a multiple. Their `sums()`, added in any order, equal the sums of one
+    pass bit for bit.
 
     Args:
         block_sum: sums one block, given the index of its first row and the rows, float64 [<= block_size, D].

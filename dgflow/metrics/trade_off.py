@@ -1,4 +1,4 @@
-"""Compare two trade-off curves, such as realism over faithfulness: how much lower one lies."""
+"""Compare two trade-off curves, such as realism over faithfulness, by the mean vertical gap between them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def mean_gap(curve: Curve, base: Curve) -> float | None:
-    """Return how much lower `curve` lies than `base`: the mean of y_base - y over the range of x that both
-    cover. Between its points a curve is linear.
+    """Return the mean of y_base - y over the range of x that both curves cover, which is positive if `curve`
+    is lower than `base`. Curves are linear between their points.
 
-    None if their ranges of x do not overlap in an interval.
+    None if the ranges of x do not overlap in an interval.
     """
     (x, y), (base_x, base_y) = _ordered(curve), _ordered(base)
     low, high = max(x[0], base_x[0]), min(x[-1], base_x[-1])

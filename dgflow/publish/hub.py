@@ -1,6 +1,6 @@
-"""Publish to a repository of the Hugging Face hub: read its content, and commit the changes at once.
+"""Publish to a repository of the Hugging Face hub: read its content, and commit all changes at once.
 
-Needs the package huggingface_hub and uses its configuration: HF_TOKEN or `hf auth login`, HF_ENDPOINT.
+This needs the package huggingface_hub and uses its configuration: HF_TOKEN or `hf auth login`, HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from dgflow.store.objects import StoreError
 T = TypeVar("T")
 
 _NAME = re.compile(r"hf:(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)")
-_LEFT = (".gitattributes", ".gitignore")  # files of the hub or the user, which are kept
+_LEFT = (".gitattributes", ".gitignore")  # files of the hub or the user that a commit keeps
 _LARGEST = 2**26  # maximum bytes of a marker
 _REMEDIES = {
     401: "the token is not valid: run `hf auth login`, or set HF_TOKEN",
-    403: "take a token with write access to this user or organisation, or another name",
-    412: "somebody else has changed the repository meanwhile: look at it, and run again",
-    404: "there is no such user or organisation, or the token does not see it: check the name",
+    403: "use a token with write access to this user or organisation, or another name",
+    412: "somebody else has changed the repository meanwhile: check it, and run again",
+    404: "there is no such user or organisation, or the token has no access to it: check the name",
 }
 
 
 @dataclass(frozen=True)
 class Committed:
-    """The result of a commit: address and id; `changed` is False if there was nothing new."""
+    """The result of a commit: its URL and id. `changed` is False if nothing was new, so that no commit was
+    made."""
 
     url: str
     commit: str
@@ -63,7 +64,8 @@ class Repository:
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
     def files(self) -> list[str] | None:
-        """The names of the repository's files; None if the token has no access to such a repository."""
+        """The names of the repository's files; None if the repository does not exist or the token has no
+        access to it."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         def listed() -> list[str] | None:
@@ -77,7 +79,7 @@ class Repository:
         return self._asked("look at", listed)
 
     def published(self, marker: str) -> Mapping[str, Any] | None:
-        """The content of the file `marker`, which names the published step."""
+        """The content of the file `marker`, which names the published step. None if it cannot be read."""
 
         def read() -> Mapping[str, Any] | None:
             path = Path(self._api.hf_hub_download(self.repo, marker, repo_type=self.hub_type))
@@ -101,7 +103,7 @@ class Repository:
             shown = ", ".join(files[:3])
             raise ValueError(
                 f"expected an empty repository, or one that `dgflow publish` wrote, at {self.target}, found "
-                f"{len(files)} other files ({shown}); give another name, or --replace to write over them"
+                f"{len(files)} other files ({shown}); give another name, or --replace to overwrite them"
             )
         if there.get("fingerprint") != identity["fingerprint"]:
             raise ValueError(
@@ -110,10 +112,10 @@ class Repository:
             )
 
     def commit(self, folder: Path, message: str, *, private: bool) -> Committed:
-        """Replace the repository's content by `folder` in one commit; no commit if nothing differs, and an
-        error if another commit came in between.
+        """Replace the repository's content by that of `folder` in one commit.
 
-        An existing repository keeps its visibility.
+        Nothing is committed if nothing differs. If another commit comes in between, an error is raised. An
+        existing repository keeps its visibility.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -162,7 +164,7 @@ class Repository:
         found = f"could not {verb} {self.target}: the hub answers {status}{f' ({said})' if said else ''}"
         if status >= 500 or status == 429:
             return StoreError(f"{found}; try again later")
-        return ValueError(f"{found}; {_REMEDIES.get(status, 'see what it says')}")
+        return ValueError(f"{found}; {_REMEDIES.get(status, 'see the answer of the hub')}")
 
 
 @contextlib.contextmanager

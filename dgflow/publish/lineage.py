@@ -22,7 +22,7 @@ LICENCES = {
     "CC BY-NC 4.0": "cc-by-nc-4.0",
     "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
 }
-"""Licences of the catalogue -> the hub's names."""
+"""The hub's names of the licences in the catalogue."""
 
 UNKNOWN = "unknown"
 
@@ -30,7 +30,7 @@ _PUBLIC = re.compile(r"(https?|hf|mlxtend|sklearn):[^?]*")
 
 
 class Base(NamedTuple):
-    """A published network used for the result."""
+    """A published network from which a result was made."""
 
     name: str
     licence: str
@@ -38,12 +38,12 @@ class Base(NamedTuple):
 
 
 def steps_behind(step: Step) -> list[Step]:
-    """A step and all steps that it was made from."""
+    """The step and all steps that it was made from."""
     return [node.step for node in graph(step)]
 
 
 def bases(step: Step) -> list[Base]:
-    """The published networks with which a step was made."""
+    """The published networks from which a step was made."""
     found = {}
     for each in steps_behind(step):
         if isinstance(each, Pretrained):
@@ -55,13 +55,14 @@ def bases(step: Step) -> list[Base]:
 
 
 def licence_of(made_with: Sequence[Base]) -> str:
-    """The hub's name of the only licence among the networks used; otherwise `UNKNOWN`."""
+    """The hub's name of the licence that all networks share; `UNKNOWN` without networks or with several
+    licences."""
     names = {LICENCES.get(base.licence, UNKNOWN) for base in made_with}
     return names.pop() if len(names) == 1 else UNKNOWN
 
 
 def licences_in_words(made_with: Sequence[Base]) -> str:
-    """List licences as `edm-cifar10-32x32-uncond-vp: CC BY-NC-SA 4.0; ...`."""
+    """List the networks with their licences, as in `edm-cifar10-32x32-uncond-vp: CC BY-NC-SA 4.0; ...`."""
     if not made_with:
         return "no published network; the licence of the data is not recorded"
     return "; ".join(
@@ -71,20 +72,20 @@ def licences_in_words(made_with: Sequence[Base]) -> str:
 
 
 def licence_in_words(licence: str, made_with: Sequence[Base]) -> str:
-    """Describe the licence of a publication, and the licences of the networks used."""
+    """Describe the licence of a publication, and the licences of the networks that it was made with."""
     given = "No licence is given" if licence == UNKNOWN else f"`{licence}`"
     return f"{given}. Made with {licences_in_words(made_with)}."
 
 
 def public(source: str) -> str:
-    """A source fit for publication: only the last component of a path or bucket."""
+    """A source in a form fit for publication: of a local path or a bucket, only the last component."""
     if source in CATALOGUE or _PUBLIC.fullmatch(source):
         return source
     return source.rstrip("/").rpartition("/")[2]
 
 
 def documents(step: Step) -> dict[str, dict[str, Any]]:
-    """The records of a step and of all steps that it was made from, by name, with public sources."""
+    """The records of the step and of all steps that it was made from, by name, with public sources."""
     return {each.name: _public_document(each.document()) for each in steps_behind(step)}
 
 
@@ -95,9 +96,8 @@ def _public_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def samples_in_words(part: Slice) -> str:
-    """Describe samples in one line of Markdown: real samples by source, generated samples by how they were
-    drawn.
-    """
+    """Describe samples in one line of Markdown: real samples by their source, generated samples by network,
+    sampler, seed and guidance."""
     step, span = part.step, f"`[{part.start}:{part.stop}]`"
     if isinstance(step, Sampling):
         guided = f", guided by {_listed(step.guidance)}" if step.guidance else ""
@@ -120,7 +120,7 @@ def samples_in_words(part: Slice) -> str:
 
 
 def network_in_words(weights: Weights) -> str:
-    """Describe a network in Markdown: a published network by name, otherwise by the step that made it."""
+    """Describe a network in Markdown: a published network by its name, any other by the step that made it."""
     step = weights.step
     if isinstance(step, Pretrained):
         return f"`{public(step.source)}`"
@@ -128,12 +128,12 @@ def network_in_words(weights: Weights) -> str:
 
 
 def call(spec: Spec) -> str:
-    """Format a spec as in a recipe, with its non-default settings: `Heun(steps=8)`."""
+    """Format a spec as in a recipe, with its non-default settings, such as `Heun(steps=8)`."""
     return f"{type(spec).__name__}({', '.join(settings(spec))})"
 
 
 def settings(spec: Spec) -> list[str]:
-    """Format the non-default settings of a spec: `steps=8`."""
+    """Format the non-default settings of a spec, each such as `steps=8`."""
     return [
         f"{name}={_value(getattr(spec, name))}"
         for name, info in type(spec).model_fields.items()

@@ -24,9 +24,9 @@ from dgflow.weights.metadata import with_metadata
 
 
 class NetworkFolder:
-    """The publication of a training: the weights of one epoch.
+    """The publication of one epoch of a training.
 
-    Raises ValueError for another step.
+    Raises ValueError for a step that is not a training.
     """
 
     hub_type = "model"
@@ -41,12 +41,12 @@ class NetworkFolder:
 
     @property
     def bases(self) -> list[Base]:
-        """The published networks with which it was made."""
+        """The published networks from which the training was made."""
         return self.facts.bases
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of this network."""
+        """The step, epoch and digest that identify this network."""
         receipt = self.facts.network.bound.receipt
         return {
             "step": self.facts.step.name,
@@ -79,7 +79,7 @@ class NetworkFolder:
         config = {
             "dgflow_format": FORMAT,
             **published.model_dump(mode="json"),
-            "told": facts.told,
+            "told": facts.conditioning,
             **self.identity,
             "files": digests,
             "licence": licence,
@@ -113,7 +113,7 @@ class NetworkFolder:
 def _parts(
     published: PublishedNetwork, bound: BoundWeights
 ) -> Iterator[tuple[PublishedNetwork, BoundWeights]]:
-    """The networks whose weights are in the folder: the published network, and those that it reads."""
+    """Yield the networks whose weights are in the folder: the published network, and those that it reads."""
     yield published, bound
     step: Any = bound.step
     for field, reference in step.architecture.references(""):
@@ -126,7 +126,8 @@ def _parts(
 
 
 def _metadata(published: PublishedNetwork, weights: BoundWeights) -> dict[str, str]:
-    """The settings that `Pretrained` compares with a recipe's, and the step that made the weights."""
+    """The metadata of a weight file: the settings that `Pretrained` compares with those of a recipe, and the
+    step that made the weights."""
     sizes = {name: str(getattr(published, name)) for name in ("image_size", "channels", "num_classes")}
     made = {"dgflow_step": weights.step_store.name}
     if weights.receipt.part.startswith("epochs/"):

@@ -31,11 +31,12 @@ _CURVE = 20  # approximate rows of the table of epochs
 
 
 def network_card(facts: NetworkFacts, licence: str, name: str, *, made_up: bool = False) -> str:
-    """Write the card as Markdown with the hub's front matter.
+    """Format the card as Markdown with the hub's front matter.
 
     Args:
         licence: the hub's name of the licence.
         name: the name for `official`.
+        made_up: state in the card that the weights are meaningless.
     """
     parts = [
         f"# {_kind(facts)} for {_source(facts)}, {_size(facts)}",
@@ -114,23 +115,23 @@ def _about(facts: NetworkFacts) -> str:
     shape, spec = facts.step.shape, facts.network.spec
     classes = facts.step.classes
     on = f"{shape.image_size} x {shape.image_size} x {shape.channels} {_samples(facts)}"
-    told = f", told the class ({classes:,})" if classes else ", told no class"
+    given = f", given the class ({classes:,} classes)" if classes else ", without class labels"
     if isinstance(spec, DiscriminatorSpec):
         does = (
-            f"Tells real from generated {on} at every noise level{told}. Its logit estimates the log of the "
-            "density ratio of real to generated samples, and the gradient of it corrects a frozen diffusion "
-            "model while it samples: Discriminator Guidance (Kim et al., ICML 2023)."
+            f"Distinguishes real from generated {on} at every noise level{given}. Its logit estimates the "
+            "log density ratio of real to generated samples. The gradient of the logit corrects a frozen "
+            "diffusion model during sampling: Discriminator Guidance (Kim et al., ICML 2023)."
             if spec.knows_noise
-            else f"Tells real from generated {on}, without noise{told}. It scores and selects finished "
-            "samples, and cannot guide."
+            else f"Distinguishes real from generated {on} without noise{given}. It scores and selects "
+            "finished samples, and cannot guide."
         )
     elif isinstance(spec, ScoreNetworkSpec):
-        does = f"Denoises {on}{told}."
+        does = f"Denoises {on}{given}."
     else:
         does = f"Classifies noisy {on} into {classes:,} classes."
-    time = facts.told.get("time")
-    hears = f" It is given the time `{time}` of a noise level." if time and spec.knows_noise else ""
-    return f"{does}{hears} The network is `{call(facts.network.spec)}`."
+    time = facts.conditioning.get("time")
+    time_input = f" Its input for the noise level is the time `{time}`." if time and spec.knows_noise else ""
+    return f"{does}{time_input} The network is `{call(facts.network.spec)}`."
 
 
 def _size(facts: NetworkFacts) -> str:
@@ -147,9 +148,9 @@ def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
     network, official = facts.network.spec, f'dg.official("{name}")'
     arm = _guided_by(facts)
     chosen = _settings(facts, arm)
-    measured = ", as it was measured" if arm else ""
+    measured = ", with the measured settings" if arm else ""
     if arm and (len(arm.guidance) > 1 or arm.selection is not None):
-        measured = ", with its settings in the arm that was measured, which has more than this network"
+        measured = ", with its settings in the measured arm, which also had other guidance or a selection"
     yield f"In a recipe of dgflow{measured}:"
     if isinstance(network, DiscriminatorSpec) and network.knows_noise:
         recipe = [
@@ -165,22 +166,24 @@ def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
     yield python("\n".join(["import dgflow as dg", "", *recipe]))
     yield "In Python, without a recipe:"
     labels = ", labels" if facts.step.classes else ""
-    asked = "module = network.network  # gives logits of noisy images and their time"
+    call_line = "module = network.network  # gives logits of noisy images and their time"
     if isinstance(network, DiscriminatorSpec):
-        asked = f"log_ratio = network.log_ratio({_samples(facts)}, 0.5{labels})  # [n], at noise level 0.5"
+        call_line = (
+            f"log_ratio = network.log_ratio({_samples(facts)}, 0.5{labels})  # [n], at noise level 0.5"
+        )
     elif isinstance(network, ScoreNetworkSpec):
-        asked = f"clean = network.denoise(noisy, 0.5{labels})  # [n, C, H, W], at noise level 0.5"
-    lines = ["import dgflow as dg", "", f"network = dg.load({official})", asked]
+        call_line = f"clean = network.denoise(noisy, 0.5{labels})  # [n, C, H, W], at noise level 0.5"
+    lines = ["import dgflow as dg", "", f"network = dg.load({official})", call_line]
     if isinstance(network, DiscriminatorSpec) and network.knows_noise:
         term = f"term = network.term({', '.join(chosen)})"
-        lines.append(f"{term}  # for dgflow.diffusion, and the pipelines of diffusers")
+        lines.append(f"{term}  # for dgflow.diffusion and for pipelines of diffusers")
     yield python("\n".join(lines))
     if name.startswith("hf:"):
-        yield "Add `@COMMIT` to the name to pin this version: then a recipe is built without a network."
+        yield "Add `@COMMIT` to the name to pin this version. Recipes are then built without network access."
 
 
 def _guided_by(facts: NetworkFacts) -> Sampling | None:
-    """The samples of the first measured arm with the discriminator."""
+    """The sampling step of the first measured arm that this network guided; None without one."""
     for found in facts.tables:
         for arm in sorted(found.with_it & found.samples.keys()):
             step = found.samples[arm].origin.step
@@ -190,7 +193,7 @@ def _guided_by(facts: NetworkFacts) -> Sampling | None:
 
 
 def _is_of(term: Any, facts: NetworkFacts) -> bool:
-    """True for guidance by this network only, with settings that are valid outside its root."""
+    """True for guidance by this network alone, with settings that are valid outside its root."""
     return (
         isinstance(term, DiscriminatorGuidance)
         and getattr(term.discriminator, "step", None) == facts.step
@@ -209,7 +212,7 @@ def _settings(facts: NetworkFacts, arm: Sampling | None) -> list[str]:
 def _score(arm: Sampling | None) -> str:
     if arm is not None and (name := name_of(arm.score)):
         return f'dg.official("{name}")'
-    return "...  # the network of the fakes, which is not published here"
+    return "...  # the score network that generated the fakes; it is not published here"
 
 
 def _sampler(arm: Sampling | None) -> str:
@@ -217,7 +220,7 @@ def _sampler(arm: Sampling | None) -> str:
 
 
 def _code(text: str) -> str:
-    """Prefix the names of specs in a text for use outside dgflow: `dg.Heun(steps=8)`."""
+    """Prefix the names of specs in code with `dg.`, as in `dg.Heun(steps=8)`."""
     return re.sub(r"\b[A-Z]\w*\(", r"dg.\g<0>", text)
 
 
@@ -234,8 +237,8 @@ def _training(facts: NetworkFacts) -> Iterator[str]:
         for name, value in step.plain_fields().items()
         if isinstance(value, bool | int | float | str) or value is None
     }
-    told = ", ".join(f"{name}={value!r}" for name, value in plain.items())
-    lines.append(f"- epoch {facts.network.epoch} of {max(facts.epochs)}; {told}")
+    shown = ", ".join(f"{name}={value!r}" for name, value in plain.items())
+    lines.append(f"- epoch {facts.network.epoch} of {max(facts.epochs)}; {shown}")
     yield "\n".join(lines)
 
 
@@ -245,7 +248,7 @@ def _held_out(facts: NetworkFacts) -> Iterator[str]:
     chance = facts.step.chance
     at_chance = f" At chance, `held_out_loss` is {chance.words} = {chance.loss:.4f}." if chance else ""
     if facts.step.held_out_items:
-        yield f"On the last {held:,} real samples of these, which it never trained on.{at_chance}"
+        yield f"On the last {held:,} of the real samples, which were not used for training.{at_chance}"
     names = [
         name
         for name, value in facts.metrics.items()
@@ -257,7 +260,7 @@ def _held_out(facts: NetworkFacts) -> Iterator[str]:
     ]
     yield markdown_table(["epoch", *names], rows)
     if len(rows) < len(facts.epochs):
-        yield f"Some of {len(facts.epochs)} epochs; `training.json` has all."
+        yield f"{len(rows)} of {len(facts.epochs)} epochs are shown; `training.json` has all."
     if levels := facts.metrics.get("by_sigma"):
         columns = [name for name in levels[0] if name not in ("sigma", "n")]
         yield f"Epoch {own} by noise level:"
@@ -287,7 +290,7 @@ def _thinned(epochs: Mapping[int, Any], own: int | None) -> list[tuple[int, Any]
 def _measured(facts: NetworkFacts) -> Iterator[str]:
     yield "## Measured effect"
     if not facts.tables:
-        yield "Nothing in its root was measured with these weights."
+        yield "No result in the root of this training was measured with these weights."
         return
     for each in facts.tables:
         yield _arms(each)
@@ -337,13 +340,14 @@ def _provenance(facts: NetworkFacts) -> str:
     receipt = facts.network.bound.receipt
     versions = ", ".join(f"{name} {value}" for name, value in receipt.versions.items())
     return (
-        f"Written by dgflow {__version__} from the records of `{facts.step.name}`: `training.json` has every "
-        "step behind it, the measurements of all epochs, and the receipt of this one.\n\n"
+        f"Written by dgflow {__version__} from the records of `{facts.step.name}`. `training.json` holds "
+        "every step that led to the weights, the measurements of all epochs, and the receipt of this epoch."
+        "\n\n"
         + markdown_table(
             ["", ""],
             [
                 ["step", f"`{facts.step.fingerprint}`"],
-                ["weights (sha256)", f"`{receipt.rows_sha256}`"],
+                ["weights (SHA-256)", f"`{receipt.rows_sha256}`"],
                 *([f"input `{name}`", f"`{digest}`"] for name, digest in receipt.inputs.items()),
                 ["trained on", f"{receipt.device}; {versions}"],
             ],

@@ -22,8 +22,8 @@ class NetworkFacts:
     def __init__(self, root: OpenRoot, network: Network) -> None:
         if not isinstance(network.step, TrainStep):
             raise ValueError(
-                f"expected a training or generated images, found {network.step.name}, whose weights come "
-                "from elsewhere: name their source in recipes, or write them with `dgflow export`"
+                f"expected a training or generated images, found {network.step.name}, whose weights were not "
+                "trained here: name their source in recipes, or write them with `dgflow export`"
             )
         self.root, self.network = root, network
         self.step: TrainStep = network.step
@@ -39,7 +39,7 @@ class NetworkFacts:
 
     @cached_property
     def bases(self) -> list[Base]:
-        """The published networks with which it was made."""
+        """The published networks from which the training was made."""
         return bases(self.step)
 
     @cached_property
@@ -54,13 +54,14 @@ class NetworkFacts:
         return tables(self.root, self.step, self.network.bound.digest)
 
     @property
-    def told(self) -> dict[str, Any]:
-        """Describe the network's noise input, and the noise levels of its training."""
-        network, told = self.network.spec, {}
+    def conditioning(self) -> dict[str, Any]:
+        """The form of the network's noise input, and the range of noise levels of its training."""
+        network, conditioning = self.network.spec, {}
         if isinstance(network, GuideSpec):
-            told["time"] = network.time_name
+            conditioning["time"] = network.time_name
         if isinstance(network, DiscriminatorSpec):
-            told |= {name: getattr(network, name) for name in ("process", "noise") if hasattr(network, name)}
+            fields = [name for name in ("process", "noise") if hasattr(network, name)]
+            conditioning |= {name: getattr(network, name) for name in fields}
         if isinstance(self.step, TrainDiscriminator) and network.knows_noise:
-            told["sigma_range"] = [self.step.sigma_min, self.step.sigma_max]
-        return told
+            conditioning["sigma_range"] = [self.step.sigma_min, self.step.sigma_max]
+        return conditioning

@@ -15,9 +15,8 @@ MADE_UP = (
 
 
 def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
-    """Format a card for the hub: YAML front matter between `---`, without empty fields, and Markdown
-    paragraphs.
-    """
+    """Format a card for the hub: YAML front matter between `---`, without empty fields, then paragraphs of
+    Markdown."""
     import yaml
 
     kept = {name: value for name, value in front.items() if value}

@@ -26,9 +26,8 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 @dataclass(frozen=True)
 class Publication:
-    """The result of publishing: `commit` is None for a folder; `changed` is False if the hub already had
-    everything.
-    """
+    """The result of publishing. `commit` and `url` are None for a folder; `changed` is False if the hub
+    already had everything."""
 
     title: str
     target: str
@@ -73,7 +72,7 @@ def publish(
     own = licence_of(folder.bases)
     if licence is not None and own not in (UNKNOWN, licence):
         _log.warning(
-            "%s is published as %s, and was made with %s", address, licence, licences_in_words(folder.bases)
+            "%s is published as %s, but was made with %s", address, licence, licences_in_words(folder.bases)
         )
     licence = own if licence is None else licence
     if not _LICENCE.fullmatch(licence):
@@ -90,7 +89,7 @@ def publish(
     if made_up:
         raise ValueError(
             f"expected results of a real run for the hub, found the smoke run of {root.url}, whose weights "
-            "are random; a folder can have them"
+            "are random; publish them to a folder instead"
         )
     if licence == UNKNOWN:
         raise ValueError(

@@ -37,13 +37,13 @@ class SamplesFolder:
         self.part = step[sealed.start : sealed.stop]
         names = sealed.step_store.read_shard(sealed.manifest.entries[0]).keys()
         if "image" not in names:
-            decoded = "; publish the images that Decode makes of them" if "latent" in names else ""
+            decoded = "; publish the images that Decode makes from them" if "latent" in names else ""
             found = ", ".join(sorted(names - {"index", "label"}))
             raise ValueError(f"expected generated images, found {step.name} with {found}{decoded}")
         if self.part.drawn.seed is None:
             raise ValueError(
                 f"expected generated images, found {step.name}, which no sampler drew: images of a data set "
-                "are not published; `dgflow export` writes them"
+                "are not published; write them with `dgflow export`"
             )
         known = ("label", "log_ratio") if step.labelled else ("log_ratio",)
         self.columns = [name for name in known if name in names]
@@ -54,12 +54,12 @@ class SamplesFolder:
 
     @property
     def bases(self) -> list[Base]:
-        """The published networks with which they were made."""
+        """The published networks with which the samples were made."""
         return bases(self.step)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of these samples."""
+        """The step, range and digest that identify these samples."""
         return {
             "step": self.step.name,
             "fingerprint": self.step.fingerprint,
@@ -69,7 +69,7 @@ class SamplesFolder:
         }
 
     def write(self, open_new: OpenNew, licence: str, name: str, *, made_up: bool = False) -> None:
-        """Write the files, shard by shard."""
+        """Write the files, shard by shard. The arguments are those of `NetworkFolder.write`."""
         write_rows(self._rows(), open_new, self.columns, "data/")
         drawn = self.part.drawn
         generation = {
@@ -130,8 +130,8 @@ class SamplesFolder:
                     f'from datasets import load_dataset\n\nsamples = load_dataset("{load}", split="train")'
                 ),
                 markdown_table(["column", ""], rows),
-                "Noise and label of a sample depend on the seed and its index alone. `generation.json` has "
-                "every step behind them.",
+                "The noise and the label of a sample depend only on the seed and the sample's index. "
+                "`generation.json` holds every step that led to the samples.",
                 "## Licence",
                 licence_in_words(licence, self.bases),
                 "## Provenance",

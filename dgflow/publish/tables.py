@@ -1,5 +1,5 @@
-"""Find the tables of a root that measure results of one network's weights, by the records in receipts rather
-than by names.
+"""Find the tables of a root that measure samples made with the weights of one network. Receipts decide, not
+names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Table:
 
     Attributes:
         step: name of the step in the root.
-        columns: the quantities of at least one arm.
+        columns: the quantities that at least one arm has.
         arms: arms by name, as in `ResultStep.compared`.
         samples: the first samples of each arm that the result names.
         with_it: the arms whose samples were made with the weights.
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass
 class _Behind:
-    """The weights with which parts of a root were made."""
+    """Finds the weights with which parts of a root were made."""
 
     root: OpenRoot
     known: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
@@ -54,7 +54,8 @@ class _Behind:
         return self.known[key]
 
     def each(self, step: Step, inputs: Mapping[str, str]) -> dict[str, frozenset[str]]:
-        """The digests by field path of `step`'s inputs, for a part made from `inputs`."""
+        """The digests of the weights behind each input of `step`, by field path, for a part made from
+        `inputs`."""
         step = step.as_made(inputs)
         items = self.root.records.bound(step, inputs).items
         return {path: self.digests(step.reads[path], item) for path, item in items.items()}
@@ -67,7 +68,7 @@ def _inputs(item: BoundItem) -> Mapping[str, str]:
 
 
 def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
-    """The tables with an arm made with the weights of `step` that have this digest."""
+    """The tables that have an arm made with the weights of `step` with this digest."""
     behind, found, records = _Behind(root), [], root.records
     for name in [each.name for each in records.all_recorded(records.names)]:  # read in one batch
         try:
@@ -87,7 +88,7 @@ def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
         try:
             paths = behind.each(result, receipts[0].inputs)
         except CorruptObject:
-            continue  # its samples have been removed
+            continue  # the samples of its arms have been removed
         with_it = frozenset(arm for arm in arms if digest in _of_arm(arm, paths))
         if with_it:
             reference = view.result.get("reference") or {}

@@ -1,8 +1,8 @@
 """The content of a root for experiment trackers, independent of the tracker: runs with configuration, values,
 tables and pictures.
 
-Everything is read from receipts. A tracker's run is a training, a step with images, a step with a table, or
-an arm of that table. Each item has a key within its run, by which existing items are recognised.
+Everything is read from receipts. A tracked run is a training, a step with images, a step with a table, or an
+arm of such a table. Each item has a key within its run, by which trackers recognise existing items.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from dgflow.testing.smoke_root import is_smoke_run
 
 BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out metrics by range of noise levels
 PROVENANCE = ("root", "step", "smoke_run", "command", "commit", "dgflow")
-"""Entries of a configuration that are not settings."""
+"""Entries of a configuration that say where a run comes from and are not settings."""
 
 Key = tuple[str, int]
-"""The name of an item and its step: the epoch of a value, otherwise 0."""
+"""An item's name and its step, which is the epoch of a training's value and otherwise 0."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Configuration(Item):
-    """The configuration of a run, as plain values by name; the same in every call."""
+    """The configuration of a run, as plain values by name. Repeated calls give the same configuration."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def markdown(self) -> str:
-        """Format as a table of two columns."""
+        """The configuration as a Markdown table with two columns."""
         rows = [(name, str(value)) for name, value in self.values.items()]
         return markdown_table(("setting", "value"), rows) + "\n"
 
@@ -80,14 +80,14 @@ class Sheet(Item):
 
     @property
     def markdown(self) -> str:
-        """Format the table with its note."""
+        """The table and its note in Markdown."""
         note = f"\n{self.table.note}\n" if self.table.note else ""
         return f"{markdown_table(self.table.heading, self.table.rows)}\n{note}"
 
 
 @dataclass(frozen=True)
 class Picture(Item):
-    """The first images of some samples as a PNG file, encoded on access."""
+    """The first images of some samples, as a PNG file that is encoded when `png` is called."""
 
     caption: str = ""
     png: Callable[[], bytes] = field(default=bytes, repr=False)
@@ -95,9 +95,8 @@ class Picture(Item):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run of a tracker. `name` is the folder of a step, or STEP/ARM; `id` is derived from that name and
-    the root.
-    """
+    """One run for a tracker. `name` is the folder of a step, or STEP/ARM. `id` is derived from the name and
+    the root."""
 
     root: str  # url of the root
     name: str
@@ -112,17 +111,18 @@ class TrackedRun:
 
     @property
     def label(self) -> str:
-        """The name with the part of the title after the kind: `generate-775d065de646 seed 101`."""
+        """The name followed by the part of the title after the kind, such as `generate-775d065de646 seed
+        101`."""
         words = self.title.removeprefix(self.kind).strip(" ,")
         return self.name if self.parent or words == self.title else f"{self.name} {words}".strip()
 
     def is_label(self, text: str) -> bool:
-        """True for a label of this run, including labels by earlier versions of dgflow."""
+        """True for a label of this run, including labels written by earlier versions of dgflow."""
         return text == self.name or text.startswith(f"{self.name} ")
 
     @property
     def group(self) -> str:
-        """The last component of the root's url; for display, not unique."""
+        """The last component of the root's URL. It is for display and not unique."""
         return self.root.rstrip("/").rpartition("/")[2]
 
     @property
@@ -131,12 +131,12 @@ class TrackedRun:
 
 
 def run_id(root: str, name: str) -> str:
-    """The id of a run: 16 hexadecimal digits."""
+    """The id of a run, 16 hexadecimal digits."""
     return sha256_hex(f"{root} {name}".encode())[:16]
 
 
 def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
-    """Yield the current content of a root, step by step; later commits need another call.
+    """Yield the current content of a root, step by step. Later commits need another call.
 
     Raises:
         StoreError: the root cannot be reached.
@@ -172,9 +172,7 @@ def _run(root: OpenRoot, view: StepView, name: str, items: Sequence[Item], **mor
 
 
 def _run_name(view: StepView, receipts: Mapping[int, Receipt]) -> str:
-    """The step's name; if it was remade from other inputs, followed by their digest, except for the first
-    inputs.
-    """
+    """The step's name. A step that was made again from other inputs has their digest appended."""
     sets: dict[str, str] = {}  # one receipt per set of inputs
     for keys in view.recorded.step_store.committed(view.folder).values():
         sets = keys | sets
@@ -195,7 +193,7 @@ def _first(receipts: Mapping[int, Receipt]) -> Receipt:
 
 
 def _about(root: OpenRoot, view: StepView, record: RunRecord | None) -> dict[str, Any]:
-    """The origin of a run: root, step, and the first run that needs it."""
+    """The origin of a tracked run: the root, the step, and facts about the first run that needed the step."""
     known: dict[str, Any] = {"root": root.store.url, "step": view.name}
     if record is None:
         return known
@@ -206,7 +204,7 @@ def _about(root: OpenRoot, view: StepView, record: RunRecord | None) -> dict[str
 
 
 def _settings(view: StepView) -> dict[str, Any]:
-    """The fields of a step as plain values; fields of nested specs are named by path."""
+    """The fields of a step as plain values. Fields of nested specs are named by their path."""
     return dict(_flat(view.settings))
 
 
@@ -222,7 +220,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Convert to a number, string or boolean; a reference becomes `generate-a387775b0a0d[0:8000]`."""
+    """Convert a value to a number, string or boolean. A reference becomes a string such as
+    `generate-a387775b0a0d[0:8000]`."""
     if isinstance(value, Mapping) and is_reference(value):
         name = f"{value['step']}-{value['fingerprint'][:12]}"
         if "start" in value:
@@ -250,7 +249,7 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, float]]:
 
 
 def _spec(view: StepView) -> Any:
-    """The spec of a step; None if it cannot be rebuilt here, such as a class outside dgflow."""
+    """The spec of a step. None if it cannot be rebuilt here, as for a class outside dgflow."""
     try:
         return view.spec
     except ValueError:
@@ -260,7 +259,7 @@ def _spec(view: StepView) -> Any:
 def _picture(
     view: StepView, start: int, stop: int, receipts: Mapping[int, Receipt] | None = None
 ) -> Picture | None:
-    """The images of a range; None if the samples are not images, or while one is missing."""
+    """The images of a range of samples. None if the samples are not images, or while one is missing."""
     spec = _spec(view)
     if not isinstance(spec, SampleStep) or isinstance(spec, Features) or spec.gives_latents:
         return None

@@ -1,8 +1,8 @@
-"""Write to MLflow: one experiment per root, one MLflow run per run, found by a tag; arms are child runs of
-their table.
+"""Write to MLflow: one experiment per root, and one MLflow run per tracked run, found by a tag. Arms are
+child runs of their table's run.
 
 Logging is idempotent in MLflow for metric points of equal time and step, and for parameters and tags. A
-picture or table is an artifact; a tag set after the upload marks it as complete.
+picture or table is an artifact, and a tag set after its upload marks it as complete.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, Track
 
 _TAG = "dgflow.run"  # tag with the run's id
 _DONE = "dgflow.artifact."  # prefix of tags, followed by the artifact's name
-_BATCH = 100  # parameters per request, MLflow's limit; for metrics it is 1,000
+_BATCH = 100  # parameters or metrics per request; MLflow's limits are 100 parameters and 1,000 metrics
 _LONGEST = 6000  # maximum characters of a parameter
 
 
@@ -33,7 +33,7 @@ class MLflow:
         self.errors: tuple[type[Exception], ...] = (MlflowException,)
         self._client = MlflowClient(tracking_uri=self.uri)
         self._experiments: dict[str, str] = {}
-        self._open: dict[str, float] = {}  # MLflow ids of unfinished runs, with their last time
+        self._open: dict[str, float] = {}  # MLflow id -> time of the last item, for unfinished runs
 
     @property
     def where(self) -> str:
@@ -107,7 +107,7 @@ class MLflow:
         return next(iter(self._client.search_runs([self._experiment(group)], query, max_results=1)), None)
 
     def _run(self, run: TrackedRun) -> str:
-        """MLflow's id of the run; creates the run if it is missing."""
+        """MLflow's id of the run, which is created if it is missing."""
         if (found := self._find(run.root, run.name, run.group)) is not None:
             return found.info.run_id
         tags = {

@@ -1,7 +1,7 @@
 """Write to TensorBoard: event files below a folder, one subfolder per run, without TensorFlow or PyTorch.
 
-Existing items are read from the event files. Each process writes its own files, each item is one record, and
-TensorBoard skips a record truncated by a killed process.
+Existing items are read from the event files. Each process writes its own files, and each item is one record.
+TensorBoard skips a record that a killed process left truncated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from dgflow.store.identity import sha256_hex
 from dgflow.track.content import PROVENANCE, Configuration, Item, Key, Picture, Sheet, TrackedRun, Value
 
-_MARK = "dgflow.json"  # file in a group's folder that names its root
+_MARK = "dgflow.json"  # file in the folder of a group that names the group's root
 
 
 class TensorBoard:
@@ -70,9 +70,8 @@ class TensorBoard:
         """Do nothing: no connection is open."""
 
     def _folder(self, run: TrackedRun, make: bool = False) -> Path:
-        """The folder of a run: GROUP/LABEL, or GROUP-xxxxxx/LABEL for a second root with the same last
-        name.
-        """
+        """The folder of a run: GROUP/LABEL, or GROUP-xxxxxx/LABEL if another root has the same last path
+        component."""
         for group in (run.group, f"{run.group}-{sha256_hex(run.root.encode())[:6]}"):
             folder, mark = self.logdir / group, self.logdir / group / _MARK
             if make and not mark.exists():

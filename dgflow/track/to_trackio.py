@@ -1,4 +1,4 @@
-"""Write to Trackio: one project per root in its local database, one Trackio run per run."""
+"""Write to Trackio's local database: one project per root, and one Trackio run per tracked run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trackio:
         self._project = run.group
         points = self._trackio.SQLiteStorage.get_logs(run.group, self._name(run))
         known = {(name, point["step"]) for point in points for name in point}
-        if points:  # stored with the points
+        if points:  # the configuration is stored together with them
             known |= {item.key for item in run.items if isinstance(item, Configuration)}
         return known
 
@@ -51,16 +51,16 @@ class Trackio:
                 auto_log_cpu=False,
             )
             for step, together in groupby(items, key=lambda item: item.step):
-                told = [item for item in together if not isinstance(item, Configuration)]
-                if told:
-                    own.log({item.name: self._logged(item) for item in told}, step=step)
+                logged = [item for item in together if not isinstance(item, Configuration)]
+                if logged:
+                    own.log({item.name: self._logged(item) for item in logged}, step=step)
             self._trackio.finish()
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
 
     def _name(self, run: TrackedRun) -> str:
-        """The run's label; for a second root with the same last name, followed by the beginning of the id."""
+        """The run's label, followed by the beginning of its id if another root already uses the label."""
         storage = self._trackio.SQLiteStorage
         names = [str(record["name"]) for record in storage.get_run_records(run.group)]
         for name in filter(run.is_label, names):

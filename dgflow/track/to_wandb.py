@@ -1,11 +1,12 @@
-"""Write to Weights & Biases: one project per root, one W&B run per run, with an id derived from root and
-name.
+"""Write to Weights & Biases: one project per root, and one W&B run per tracked run, whose id is derived from
+root and name.
 
-Online, an existing run is continued; its next step number shows what it already has. An offline run cannot be
-read back, so each process leaves a folder for `wandb sync` that holds the whole run: synchronising several
-folders repeats the run and adds nothing twice. A note beside these folders, written when wandb has finished a
-run, avoids further queries; it is optional. Notes are separate per server, entity and project, and for
-offline runs.
+Online, an existing run is continued, and its next step number shows what it already holds. An offline run
+cannot be read back, so each process leaves a folder for `wandb sync` that holds the whole run. Synchronising
+several such folders repeats the run and adds nothing twice.
+
+When wandb has finished a run, a note beside these folders records its items and saves further queries. Notes
+are optional. They are separate per server, entity and project, and for offline runs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Wandb:
             self._finish(run.id)
 
     def close(self) -> None:
-        """Finish the runs, and note their content."""
+        """Finish the runs, and write the notes of their items."""
         for number in list(self._runs):
             self._finish(number)
 
@@ -104,7 +105,7 @@ class Wandb:
         )
 
     def _note(self, run: TrackedRun) -> Path:
-        """The path of the note about what was written to the run's current destination."""
+        """The path of the note of the items written to the run's destination."""
         place = "offline" if self._offline else self._server
         parts = (place, self._entity or "default", _project(run))
         return self._wandb_dir.joinpath("dgflow", *(quote(part, safe="") for part in parts), f"{run.id}.json")

@@ -1,4 +1,4 @@
-"""The interface of a tracker, and `Teller`, which writes to it what it does not have yet."""
+"""The interface of a tracker, and `Updater`, which writes to a tracker the items that it lacks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NOUNS = {Configuration: "configuration", Value: "value", Sheet: "table", Picture
 
 
 class Tracker(Protocol):
-    """Destination of runs. Existing items are looked up in the tracker, not in local notes, so a process can
-    be killed at any time and the next one writes the rest.
+    """A destination of runs. Existing items are looked up in the tracker itself, so a process may be killed
+    at any time, and the next one writes the rest.
     """
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """Exceptions that the tracker raises if it cannot be reached, or refuses."""
+        """Exceptions that are raised if the tracker cannot be reached, or refuses a request."""
         ...
 
     @property
@@ -30,7 +30,7 @@ class Tracker(Protocol):
 
     @property
     def look(self) -> str:
-        """A command or a url to view the tracker."""
+        """A command or URL with which the tracker is viewed."""
         ...
 
     def known(self, run: TrackedRun) -> set[Key]:
@@ -38,16 +38,16 @@ class Tracker(Protocol):
         ...
 
     def write(self, run: TrackedRun, items: Sequence[Item]) -> None:
-        """Add new items, in order of their steps."""
+        """Add new items, in the order of their steps."""
         ...
 
     def close(self) -> None:
-        """Finish open runs. Nothing is lost without this call."""
+        """Finish open runs. Without this call, no item is lost."""
         ...
 
 
 @dataclass(frozen=True)
-class Told:
+class Written:
     """The items written to one run of the tracker."""
 
     run: TrackedRun
@@ -63,18 +63,18 @@ class Told:
         return f"{self.run.name} ({self.run.title}): {', '.join(counts)}"
 
 
-class Teller:
-    """Write to a tracker what it lacks. The existing items are queried once per run."""
+class Updater:
+    """Writes to a tracker the items that it lacks. The existing items are queried once per run."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self._known: dict[str, set[Key]] = {}
 
-    def tell(self, root: OpenRoot) -> Iterator[Told]:
+    def update(self, root: OpenRoot) -> Iterator[Written]:
         """Write everything in the root that the tracker lacks; yields each run that received items.
 
         Raises:
-            ValueError: the tracker cannot be reached, or refuses.
+            ValueError: the tracker cannot be reached, or refuses a request.
             StoreError: the root cannot be reached.
         """
         for run in tracked(root):
@@ -87,14 +87,14 @@ class Teller:
                 self.tracker.write(run, items)
             except self.tracker.errors as error:
                 raise ValueError(
-                    f"could not write {run.name} to {self.tracker.where}: {error}; the same command goes "
-                    "on from there"
+                    f"could not write {run.name} to {self.tracker.where}: {error}; the same command "
+                    "continues from there"
                 ) from error
             known |= {item.key for item in items}
-            yield Told(run, items)
+            yield Written(run, items)
 
     def close(self) -> None:
-        """Finish the tracker's open runs. Raises ValueError as `tell`."""
+        """Finish the tracker's open runs. Raises ValueError as `update` does."""
         try:
             self.tracker.close()
         except self.tracker.errors as error:

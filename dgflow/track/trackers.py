@@ -1,4 +1,4 @@
-"""The trackers by name."""
+"""Opens trackers by name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def opened(name: TrackerName, *, logdir: str | None = None, tracking_uri: str | 
     """Open the tracker of that name.
 
     Args:
-        logdir: folder of TensorBoard; by default `LOGDIR`.
-        tracking_uri: URI of MLflow; by default $MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db.
+        logdir: TensorBoard's folder, by default `LOGDIR`.
+        tracking_uri: MLflow's URI, by default $MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db.
 
     Raises:
-        ValueError: its package is not installed, or an option of another tracker is given.
+        ValueError: the tracker's package is not installed, or an option of another tracker is given.
     """
     for option, value, owner in (("logdir", logdir, "tensorboard"), ("tracking-uri", tracking_uri, "mlflow")):
         if value is not None and name != owner:

@@ -14,7 +14,7 @@ ADM = PROTOCOLS["adm"]
 
 def test_another_number_of_samples_than_the_protocols_is_said_with_both_numbers():
     (warning,) = checks.sample_count(10_000, 2048, ADM)
-    assert "10,000 samples, but protocol adm takes 50,000: FID and sFID fall as n grows" in warning
+    assert "10,000 samples, but protocol adm uses 50,000: FID and sFID fall as n grows" in warning
     assert (
         checks.sample_count(50_000, 2048, ADM)
         == checks.sample_count(7000, 2048, CUSTOM)
@@ -48,7 +48,7 @@ def test_that_limit_is_the_rank_of_a_covariance():
 
 def test_another_number_of_reference_images_than_the_protocols_is_said():
     (warning,) = checks.manifold_count(50_000, ADM)
-    assert "50,000 reference images, but protocol adm takes 10,000" in warning
+    assert "50,000 reference images, but protocol adm uses 10,000" in warning
     assert (
         checks.manifold_count(10_000, ADM)
         == checks.manifold_count(50_000, PROTOCOLS["clean"])
@@ -60,10 +60,10 @@ def test_another_number_of_reference_images_than_the_protocols_is_said():
 def test_missing_and_frequent_classes_are_named():
     labels = np.repeat(np.arange(10), [0, 100, 100, 300, 100, 100, 100, 40, 0, 100])
     (warning,) = checks.class_balance(labels, 10)
-    assert "94.0 expected a class" in warning
+    assert "94.0 expected per class" in warning
     assert "most: class 3 (300), " in warning
     assert "fewest: class 7 (40)" in warning
-    assert "none at all: class 0, 8" in warning
+    assert "missing: class 0, 8" in warning
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,7 +109,7 @@ def test_images_that_repeat_pixel_for_pixel_are_counted():
     ]
     (warning,) = checks.repeated_images(checks.pixel_digests(images))
     assert warning.startswith(
-        "3 of 6 images repeat an earlier one pixel for pixel; the first is index 2, equal to 0"
+        "3 of 6 images repeat an earlier one pixel for pixel; the first is index 2, equal to index 0"
     )
     assert checks.repeated_images(checks.pixel_digests(images[:2])) == []
 

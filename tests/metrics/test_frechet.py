@@ -217,7 +217,7 @@ def test_rows_that_are_refused_leave_the_accumulator_as_it_was():
 
 @pytest.mark.parametrize("shape", [(5,), (5, 2, 2), (5, 0)])
 def test_features_that_are_not_rows_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected one row a sample, shape \[N, D\]"):
+    with pytest.raises(ValueError, match=r"expected one row per sample, shape \[N, D\]"):
         Moments.of(np.zeros(shape))
 
 

@@ -65,7 +65,7 @@ def test_predictions_in_order_are_noticed_without_labels(share):
     classes = np.arange(4000) * 12 // 4000
     random.shuffle(classes[: int((1 - share) * 4000)])
     logits = 6 * np.eye(12)[classes] + random.standard_normal((4000, 12))
-    assert disorder(UNKNOWN, scores(logits, 2000), 2000) == "the predicted classes of the splits are unlike"
+    assert disorder(UNKNOWN, scores(logits, 2000), 2000) == "the predicted classes differ between splits"
 
 
 def test_the_random_order_is_torch_fidelitys():

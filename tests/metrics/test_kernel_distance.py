@@ -95,7 +95,7 @@ def test_the_published_setting_is_the_default():
 
 @pytest.mark.parametrize(("real", "fake"), [(99, 500), (500, 99)])
 def test_subsets_larger_than_a_side_are_refused(real, fake):
-    with pytest.raises(ValueError, match=f"at least 100 rows a side, found {real} real and {fake} fake"):
+    with pytest.raises(ValueError, match=f"at least 100 rows per side, found {real} real and {fake} fake"):
         subset_indices(real, fake, subset_size=100)
 
 
@@ -106,7 +106,7 @@ def test_numbers_out_of_range_are_refused(subsets, size):
 
 
 def test_one_row_is_too_few():
-    with pytest.raises(ValueError, match="at least 2 rows a side, found 1 real and 5 fake"):
+    with pytest.raises(ValueError, match="at least 2 rows per side, found 1 real and 5 fake"):
         polynomial_mmd2(np.ones((1, 3)), np.ones((5, 3)))
 
 

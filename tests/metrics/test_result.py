@@ -110,7 +110,7 @@ DECISIVE = {
 @pytest.mark.parametrize("field", DECISIVE)
 def test_results_that_differ_in_one_field_are_refused_and_the_field_is_named(field):
     changes = {field: DECISIVE[field]} | ({"stop": DECISIVE["n"]} if field == "n" else {})
-    with pytest.raises(ValueError, match=rf"they differ in {field}: "):
+    with pytest.raises(ValueError, match=rf"found differences in {field}: "):
         check_comparable(result(), result(**changes))
 
 

@@ -172,5 +172,5 @@ def test_the_names_of_classes_are_kept():
 def test_a_scheduler_whose_first_noise_the_pipeline_does_not_scale_is_refused():
     pipeline = guided(toys.dit_pipeline())
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    with pytest.raises(ValueError, match="found EulerDiscreteScheduler: DiTPipeline does not scale"):
+    with pytest.raises(ValueError, match="found EulerDiscreteScheduler: DiTPipeline never scales"):
         images(pipeline, guidance=[toys.term(4)])

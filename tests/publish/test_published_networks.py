@@ -119,7 +119,7 @@ def test_the_code_of_a_card_has_all_settings_of_the_arm(opened: OpenRoot) -> Non
     arm = step.model_copy(update={"guidance": (term, EpsilonScaling(factor=1.01))})
     facts.tables[0] = replace(found, samples={"guided": arm[:8]})
     text = network_card(facts, "mit", NAME)
-    assert "in the arm that was measured, which has more than this network" in text
+    assert "in the measured arm, which also had other guidance or a selection" in text
     (recipe,) = re.findall("^guidance = (.*)$", text, re.M)
     network = opened.discriminator()
     term = term.model_copy(update={"discriminator": network.weights})
@@ -131,7 +131,10 @@ def test_the_code_of_a_card_has_all_settings_of_the_arm(opened: OpenRoot) -> Non
 def test_the_table_of_other_weights_is_not_shown(address: str, tmp_path: Path) -> None:
     publish(address, str(tmp_path / "published"), epoch="1")
     front, text = card(tmp_path / "published")
-    assert "Nothing in its root was measured with these weights." in text and "model-index" not in front
+    assert (
+        "No result in the root of this training was measured with these weights." in text
+        and "model-index" not in front
+    )
 
 
 def test_what_is_private_to_a_machine_is_not_published(root: str, address: str, tmp_path: Path) -> None:
@@ -351,14 +354,14 @@ def test_what_the_hub_refuses_is_said_with_what_to_do(
     address: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"the hub answers 403 .*under \"bob\".*take a token with write access"
+        ValueError, match=r"the hub answers 403 .*under \"bob\".*use a token with write access"
     ):
         publish(address, "hf:bob/toy", licence="mit")
     with pytest.raises(ValueError, match="expected hf:user/name, found 'hf:toy'"):
         publish(address, "hf:toy", licence="mit")
     monkeypatch.setenv("HF_TOKEN", READ_ONLY)
     with pytest.raises(
-        ValueError, match="the hub answers 403 .*no write access.*take a token with write access"
+        ValueError, match="the hub answers 403 .*no write access.*use a token with write access"
     ):
         publish(address, NAME, licence="mit")
     monkeypatch.setenv("HF_TOKEN", "hf_old")

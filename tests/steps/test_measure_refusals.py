@@ -141,8 +141,8 @@ def test_metrics_of_no_protocol_are_noted(store):
 
 def test_fewer_samples_than_the_protocol_takes_are_warned_of(store):
     found = measured(store, SAMPLES, reference=REFERENCE)
-    assert any("240 samples, but protocol adm takes 50,000" in line for line in found.warnings)
-    assert any("use 200 reference images, but protocol adm takes 10,000" in line for line in found.warnings)
+    assert any("240 samples, but protocol adm uses 50,000" in line for line in found.warnings)
+    assert any("use 200 reference images, but protocol adm uses 10,000" in line for line in found.warnings)
 
 
 def test_fewer_samples_than_features_are_warned_of(store):
@@ -181,7 +181,7 @@ def test_classes_that_the_network_has_and_no_sample_is_of_are_warned_of(store):
     samples, rows = generated(store, 0, 240), rows_of(6, 240)
     judged(store, samples, rows | {"label": rows["label"] % 7})
     warnings = measured(store, samples, reference=REFERENCE, metrics=("fid",)).warnings
-    assert any("none at all: class 7, 8, 9" in line for line in warnings)
+    assert any("missing: class 7, 8, 9" in line for line in warnings)
 
 
 def test_samples_without_labels_or_of_all_classes_alike_are_not_warned_of(store):
@@ -240,7 +240,7 @@ def test_a_reference_that_repeats_itself_is_warned_of(store, metrics):
     once = rows_of(2, 50)
     rows = {name: np.concatenate([values] * 4) for name, values in once.items()}
     warning = "reference: 150 of 200 images repeat an earlier one pixel for pixel; the first is index 50, "
-    assert f"{warning}equal to 0" in warnings_of_reference(store, rows, metrics=metrics)
+    assert f"{warning}equal to index 0" in warnings_of_reference(store, rows, metrics=metrics)
 
 
 def test_a_reference_of_constant_images_is_warned_of(store):
@@ -300,7 +300,7 @@ def test_an_inception_score_of_samples_in_the_order_of_their_classes_is_told_wit
     (warning,) = [line for line in found.warnings if "random order" in line]
     expected = inception_score(in_order["logits"][shuffled], 60)
     assert f"is {expected.mean:.3f}, with a standard deviation of {expected.std:.2g}" in warning
-    assert ("in the order of their classes" if labels else "predicted classes") in warning
+    assert ("sorted by class" if labels else "predicted classes") in warning
     assert found.values["is"] == inception_score(in_order["logits"], 60).mean < 0.6 * expected.mean
 
 

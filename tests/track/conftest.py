@@ -1,4 +1,4 @@
-"""A finished digits-like root on a disk, for tests of what trackers are told of it."""
+"""A finished digits-like root on a disk, for tests of what trackers receive."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from report.fake_root import fill, recipe, write_source
 
 from dgflow.store.open import open_store
 from dgflow.store.runs import Asked, RunRecord, record_key
-from dgflow.track.tracker import Teller
+from dgflow.track.tracker import Updater
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before its import: no test goes beyond this machine
 MARK = b'{"dgflow_root": 1}'
@@ -64,6 +64,6 @@ def tell(tracker, root: Path) -> int:
     """Tell all of a root; the number of items that were written."""
     import dgflow
 
-    count = sum(len(told.items) for told in Teller(tracker).tell(dgflow.open(root)))
+    count = sum(len(written.items) for written in Updater(tracker).update(dgflow.open(root)))
     tracker.close()
     return count

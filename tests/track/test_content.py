@@ -15,7 +15,7 @@ from dgflow.store.step_store import StepStore
 from dgflow.track.content import Picture, Sheet, TrackedRun, Value, tracked
 
 
-def told(root) -> dict[str, TrackedRun]:
+def contents(root) -> dict[str, TrackedRun]:
     runs = list(tracked(dgflow.open(root)))
     assert len({run.name for run in runs}) == len({run.id for run in runs}) == len(runs)
     for run in runs:
@@ -29,7 +29,7 @@ def values(run: TrackedRun) -> dict[tuple[str, int], float]:
 
 
 def test_every_measurement_of_every_epoch_is_told_under_the_name_that_recipes_choose_by(made):
-    runs = told(made)
+    runs = contents(made)
     for kind in ("train-score", "train-classifier", "train-discriminator"):
         for step, epochs in receipts(made, kind, "epochs").items():
             expected = {}
@@ -49,7 +49,7 @@ def test_every_measurement_of_every_epoch_is_told_under_the_name_that_recipes_ch
 
 
 def test_arms_have_mean_and_spread_over_seeds_and_the_floor_is_the_tables(made):
-    runs = told(made)
+    runs = contents(made)
     (table,) = [name for name in runs if name.startswith("evaluate-") and "/" not in name]
     for arm in ("unguided", "guided"):
         found = values(runs[f"{table}/{arm}"])
@@ -62,7 +62,7 @@ def test_arms_have_mean_and_spread_over_seeds_and_the_floor_is_the_tables(made):
 
 
 def test_pictures_are_the_first_samples_of_the_step_and_of_the_arms_first_seed(made):
-    runs = told(made)
+    runs = contents(made)
     store = dgflow.open(made)
     for name, run in runs.items():
         if pictures := [item for item in run.items if isinstance(item, Picture)]:
@@ -84,21 +84,21 @@ def test_a_picture_is_told_when_its_samples_are_there_and_is_the_same_from_then_
     step = next(iter(receipts(root, "generate", "shards")))
     for path in root.glob(f"{step}/shards/00000-*"):
         hidden = path.rename(root.parent / path.name)
-    assert step not in told(root)
+    assert step not in contents(root)
     hidden.rename(root / step / "shards" / hidden.name)
-    assert step in told(root)
+    assert step in contents(root)
 
 
 def test_a_step_that_was_made_again_from_other_inputs_is_a_run_of_its_own(root):
     step = next(iter(receipts(root, "train-score", "epochs")))
-    before = told(root)
+    before = contents(root)
     document = json.loads((root / step / "step.json").read_text())
     again = StepStore(open_store(str(root)), "train-score", document["fingerprint"])
     again.commit(
         "epochs", 1, b"weights", suffix="safetensors", rows_sha256="0" * 64, inputs={"real": "f" * 64},
         seconds=1.0, device="cpu", versions={}, metrics={"train_loss": 9.0},
     )  # fmt: skip
-    after = told(root)
+    after = contents(root)
     (new,) = after.keys() - before.keys()
     assert new.startswith(f"{step}-from-")
     assert values(after[new])["training/train_loss", 1] == 9.0
@@ -106,7 +106,7 @@ def test_a_step_that_was_made_again_from_other_inputs_is_a_run_of_its_own(root):
 
 
 def test_a_configuration_has_settings_and_where_they_are_from(made):
-    runs = told(made)
+    runs = contents(made)
     (name,) = [name for name in runs if name.startswith("train-score")]
     found = runs[name].configuration
     assert found["root"] == f"file://{made}" and found["step"] == name
@@ -117,6 +117,6 @@ def test_a_configuration_has_settings_and_where_they_are_from(made):
 
 
 def test_runs_of_a_smoke_root_are_marked(root):
-    assert not any("smoke_run" in run.configuration for run in told(root).values())
+    assert not any("smoke_run" in run.configuration for run in contents(root).values())
     (root / "smoke.json").write_text('{"smoke":2}')
-    assert all(run.configuration["smoke_run"] is True for run in told(root).values())
+    assert all(run.configuration["smoke_run"] is True for run in contents(root).values())

@@ -9,13 +9,13 @@ from dgflow.store.objects import StoreError, StoreRefusal
 from dgflow.store.open import open_store
 from dgflow.store.runs import Beat, beat_key, record_key
 from dgflow.track.follow import follow
-from dgflow.track.tracker import Teller
+from dgflow.track.tracker import Updater
 
 RUN = "20260101-000000-abcdef"
 
 
 class Heard:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps the items that it receives."""
 
     errors = ()
     where = look = "here"
@@ -59,9 +59,9 @@ class Scene:
         fill(self.target, self.store(), **leave_out)
 
     def follow(self, *stages) -> tuple[Heard, list[str]]:
-        """Follow the root while one of the stages happens at each wait: what is told, and what is said."""
+        """Follow the root while one of the stages happens at each wait: the items and the messages."""
         heard, said, rest = Heard(), [], list(stages)
-        for _ in follow(self.url, Teller(heard), wait=lambda: rest.pop(0)(), say=said.append):
+        for _ in follow(self.url, Updater(heard), wait=lambda: rest.pop(0)(), say=said.append):
             pass
         assert not rest, "it ended too early"
         return heard, said

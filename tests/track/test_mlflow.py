@@ -62,9 +62,9 @@ def test_metrics_settings_and_pictures_are_those_of_the_root(made, uri):
     tell(MLflow(uri), made)
     found = contents(uri)
     for run in tracked(dgflow.open(made)):
-        told = [item for item in run.items if isinstance(item, Value)]
+        values = [item for item in run.items if isinstance(item, Value)]
         assert found[run.label]["points"] == sorted(
-            (item.name, item.step, item.value, round(1000 * item.time)) for item in told
+            (item.name, item.step, item.value, round(1000 * item.time)) for item in values
         )
         assert found[run.label]["params"] == {name: str(value) for name, value in run.configuration.items()}
         assert found[run.label]["status"] == "FINISHED"
@@ -118,8 +118,8 @@ def test_ended_before_or_behind_any_request_it_is_told_once_in_the_end(made, uri
     runs = list(tracked(dgflow.open(made)))
     assert found.keys() == {run.label for run in runs}
     for run in runs:
-        told = sorted((item.name, item.step) for item in run.items if isinstance(item, Value))
-        assert [point[:2] for point in found[run.label]["points"]] == told
+        values = sorted((item.name, item.step) for item in run.items if isinstance(item, Value))
+        assert [point[:2] for point in found[run.label]["points"]] == values
         assert found[run.label]["status"] == "FINISHED"
         assert found[run.label]["params"].keys() == run.configuration.keys()
         assert len(found[run.label]["artifacts"]) == len(

@@ -68,9 +68,9 @@ def test_every_value_of_every_run_is_there_once(made, logdir):
         read = {
             (tag, point.step): point.value for tag in found.Tags()["scalars"] for point in found.Scalars(tag)
         }
-        told = {item.key: float(np.float32(item.value)) for item in run.items if isinstance(item, Value)}
-        assert read == told
-        assert sum(len(found.Scalars(tag)) for tag in found.Tags()["scalars"]) == len(told)
+        values = {item.key: float(np.float32(item.value)) for item in run.items if isinstance(item, Value)}
+        assert read == values
+        assert sum(len(found.Scalars(tag)) for tag in found.Tags()["scalars"]) == len(values)
 
 
 def test_samples_are_a_picture_of_the_committed_pixels(made, logdir):
