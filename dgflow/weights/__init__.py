@@ -1,1 +1,2 @@
-"""Weight files: downloads locked at first use, and readers that never run code from a file."""
+"""Weight files: downloads whose content is locked at first use, and readers that never run code from a
+file."""

@@ -1,9 +1,8 @@
 """Find the one part of a trainer's checkpoint that fits a network, under the network's parameter names.
 
 Module wrappers leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers store state dicts beside
-other values (`state_dict`, `ema`, optimizers). A module that only wraps the saved network (`self.net`) adds a
-name. A part fits if it has exactly the network's names and shapes, apart from those prefixes. If exactly one
-part fits, it is used; nothing is guessed.
+other values (`state_dict`, `ema`, optimizers). A part fits if it has exactly the network's names and shapes.
+It is used if no other part with other values fits; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from dgflow.weights.weight_file import check_state_dict, short, some
 
 _INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Name components that torch's wrappers insert."""
-_DEEPEST = 3  # nesting depth of dicts that is searched
-_TRIED = 16  # number of the network's names tried to find a prefix
+_DEEPEST = 3  # maximum depth of nested dicts that are searched
+_TRIED = 16  # approximate number of the network's names with which prefixes are searched
 
 
 @dataclass(frozen=True)
 class Part:
-    """A state dict in a file: the keys that lead to it, and how its names differ from the network's."""
+    """A state dict in a file: the keys that lead to it (`path`), and the text that its names have in addition
+    to the network's, in front (`prefix`) and within (`inner`)."""
 
     path: tuple[str, ...]
     prefix: str  # what all its names have in addition
@@ -40,7 +40,7 @@ class Part:
 
     @property
     def note(self) -> str:
-        """The differences of the part from a plain state dict; empty if there are none."""
+        """A description of what was selected and removed; empty for a plain state dict."""
         stripped = [repr(part) for part in (self.prefix, *self.inner) if part]
         taken = f"took {'.'.join(self.path)!r}" if self.path else ""
         removed = f"removed {' and '.join(stripped)} from its names" if stripped else ""
@@ -54,14 +54,14 @@ def fitting(
     """Return the tensors of the only part of `found` that fits `network`, and a note of what was selected or
     removed.
 
-    If no part fits, the tensors are from the part with the most names of the network, so that an error can
-    list the differences.
+    If no part fits, the tensors of the part with the most names of the network are returned, so that an error
+    can list the differences.
 
     Args:
-        key: key of the part, if several fit.
+        key: the key of the part, needed if several parts with different values fit.
 
     Raises:
-        ValueError: several parts fit, no part has the key, or no part has names of the network.
+        ValueError: several parts fit, no part that fits has the key, or there are no tensors.
     """
     expected = network.state_dict()
     parts = _candidates(found, expected) if expected else []
@@ -71,15 +71,15 @@ def fitting(
         if not chosen:
             raise ValueError(
                 f"{source}: expected weights for this network under {key!r}, found "
-                f"{_listed(fit) or 'none that fit'}: give the key of one that fits, or none"
+                f"{_listed(fit) or 'none that fit'}: give the key of weights that fit, or leave it out"
             )
         fit = chosen
     elif any(not part.key for part in fit):
         fit = [part for part in fit if not part.key]
     if len(fit) > 1 and not all(_equal(fit[0], part) for part in fit[1:]):
         raise ValueError(
-            f"{source}: expected one state dict that fits this network, found {_listed(fit)}, with other "
-            f"values: say which is meant, as in key={_averaged(fit).key!r}"
+            f"{source}: expected one state dict that fits this network, found {_listed(fit)}, with different "
+            f"values: choose one, as in key={_averaged(fit).key!r}"
         )
     if fit:
         return check_state_dict(dict(fit[0].tensors), source), fit[0].note
@@ -122,7 +122,7 @@ def _dicts(found: Any) -> dict[str, list[str]]:
 
 
 def _parts(found: Any, expected: Mapping[str, Tensor], path: tuple[str, ...] = ()) -> Iterator[Part]:
-    """Yield every state dict in the file with names of the network, outermost first."""
+    """Yield every state dict in the file that has names of the network, outermost first."""
     if not isinstance(found, dict):
         return
     tensors = {name: value for name, value in dict.items(found) if isinstance(name, str) and _has(value)}
@@ -141,11 +141,11 @@ def _has(value: Any) -> bool:
 def _prefixed(
     tensors: Mapping[str, Any], expected: Mapping[str, Tensor], path: tuple[str, ...]
 ) -> Iterator[Part]:
-    """Yield the state dicts in one dict of tensors, distinguished by their prefixes."""
+    """Yield the state dicts within one dict of tensors, which differ by their prefixes."""
     removed = tuple(part for part in _INNER if not any(part in name for name in expected))
     names = {_without(name, removed): name for name in tensors}
     if len(names) < len(tensors):
-        return  # a wrapped and an unwrapped form of the same name
+        return  # a name occurs both wrapped and unwrapped
     inner = tuple(part for part in removed if any(part in name for name in tensors))
     tried = list(expected)[:: max(1, len(expected) // _TRIED)]
     prefixes = dict.fromkeys(
@@ -168,7 +168,8 @@ def _dotless(
     expected: Mapping[str, Tensor],
     path: tuple[str, ...],
 ) -> Iterator[Part]:
-    """Yield the averages of latent diffusion's trainers, whose names are the network's without dots."""
+    """Yield the averages that latent diffusion's trainers store, whose names are the network's without
+    dots."""
     plain = {name.replace(".", ""): name for name in expected}
     first = next((name for name in plain if name not in expected), None)
     if first is None or len(plain) < len(expected):

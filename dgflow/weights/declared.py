@@ -14,7 +14,7 @@ SECTIONS = (
     *("hyper_parameters", "hparams", "args", "config", "model_config", "model_args", "model_kwargs"),
     *("model", "data", "network", "network_kwargs", "unet_config", "params", "options"),
 )
-"""Names under which trainers group settings."""
+"""Names under which trainers nest settings."""
 _BESIDE = ("config.json", "training_options.json", "args.json", "hparams.yaml", "config.yaml", "config.yml")
 _CLOSE = 1e-6
 _SHOWN = 6
@@ -35,7 +35,8 @@ class Said(NamedTuple):
 
 
 def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source: str) -> None:
-    """Raise ValueError if a file contradicts the recipe, with both values and the remedy."""
+    """Raise ValueError, with both values and the remedy, if settings in a file contradict those of the
+    recipe."""
     other = [name for name, value in declared.items() if name in said and not _same(value, said[name], name)]
     other.sort(key=lambda name: said[name].write is None)  # settable fields first: they may determine others
     differences = [
@@ -46,14 +47,14 @@ def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise ValueError(
-            f"{source}: expected the settings of the recipe, found others in what the file says of itself: "
-            f"{'; '.join(differences[:_SHOWN])}{more}. The weights mean something only with the settings "
-            "that they were trained with."
+            f"{source}: expected the settings of the recipe, found others declared in the file: "
+            f"{'; '.join(differences[:_SHOWN])}{more}. Weights are usable only with the settings that they "
+            "were trained with."
         )
 
 
 def flat(settings: Any) -> dict[str, Any]:
-    """Flatten nested settings, outer ones first; JSON texts become their values."""
+    """Flatten nested settings. Outer settings take precedence over inner ones; JSON texts are decoded."""
     found: dict[str, Any] = {}
     if not isinstance(settings, Mapping):
         return found
@@ -68,7 +69,7 @@ def flat(settings: Any) -> dict[str, Any]:
 
 
 def beside(source: Source) -> dict[str, dict[str, Any]]:
-    """Read the settings files beside a weight file, on this host or on S3, by file name."""
+    """Return the settings in files beside a weight file, on this host or on S3, by file name."""
     stem = source.file_name.rpartition(".")[0]
     found = {}
     for name in dict.fromkeys((f"{stem}.json", f"{stem}.yaml", f"{stem}.yml", *_BESIDE)):
@@ -105,13 +106,13 @@ def _read(value: Any) -> Any:
 def _same(value: Any, said: Said, name: str) -> bool:
     mine = _plain(said.value)
     if mine is None or value is None:
-        return True  # left open
+        return True  # not declared, or left open by the recipe
     return _alike(value, mine, said.close, unordered="resolutions" in name)
 
 
 def _alike(value: Any, mine: Any, close: float, unordered: bool = False) -> bool:
     if isinstance(value, Mapping):
-        return True  # a section: its entries are compared
+        return True  # a section, whose entries are compared one by one
     if isinstance(value, list | tuple) and isinstance(mine, list):
         pair = (sorted(value, key=repr), sorted(mine, key=repr)) if unordered else (value, mine)
         return len(pair[0]) == len(pair[1]) and all(_alike(a, b, close) for a, b in zip(*pair, strict=True))
@@ -128,6 +129,6 @@ def _plain(value: Any) -> Any:
 
 def _remedy(write: str | None, value: Any) -> str:
     if write is None:
-        return "this network has no other"
+        return "this network supports no other"
     shown = tuple(value) if isinstance(value, list) else value
     return f"write {write}={short(shown)}"

@@ -1,6 +1,6 @@
 """Fetch weight files into the root, and verify them at every use against the sha256 locked at first use.
 
-A file is held in memory once while it is read or written, since stores transfer whole objects.
+While a file is read or written it is in memory once, since stores transfer whole objects.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ T = TypeVar("T")
 class LocalFile:
     """A verified file on this host, in the root or the scratch folder. Do not modify it.
 
-    Attributes:
-        size: bytes.
-        lock_key: key of the lock in the root. An error about a bad file should say that deleting the lock,
-            once the right file is available, makes the next use count as the first.
+    Attributes: size: size in bytes. lock_key: key of the lock in the root. An error about a bad file should
+        say that, once the right file is available, the lock has to be deleted, so that the next use counts as
+        the first.
     """
 
     path: Path
@@ -48,11 +47,11 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class _Request:
-    """One file to fetch.
+    """One file to fetch. Its keys in the root are:
 
     weights/NAME.json           the lock, written once
     weights/NAME/<sha16>/FILE   the bytes, written before the lock
-    weights/NAME/FILE           a file that a person puts there, such as one that cannot be downloaded
+    weights/NAME/FILE           a file put there by hand, for example because it cannot be downloaded
     """
 
     store: ObjectStore
@@ -74,7 +73,7 @@ class _Request:
     @property
     def remedy(self) -> str:
         return (
-            f"bring back the file of then, or, if the other one is meant, delete {lock_key(self.name)} in "
+            f"restore the earlier file, or, to use the new one, delete {lock_key(self.name)} in "
             f"{self.store.url} and run again"
         )
 
@@ -90,18 +89,17 @@ def fetch(
     """Return the file on this host, complete and verified: from the root, or from its source via the root.
 
     Args:
-        root: the store, or its url.
-        file: an entry of the catalogue, or a source as in `dgflow.weights.sources`. A relative path names
-            another file in another folder.
-        expected_sha256: 64 hex digits, if known from another source.
-        scratch: folder for downloads and copies; by default `scratch_folder()`.
+        root: the store, or its URL.
+        file: an entry of the catalogue, or a source as in `dgflow.weights.sources`. A relative path depends
+            on the current folder. expected_sha256: the digest, 64 hex digits, if known from elsewhere.
+        scratch: folder for downloads and copies, by default `scratch_folder()`.
         accept: called with the bytes at first use. If it raises, the file is neither stored nor locked, so a
             wrong file does not block the right one.
 
     Raises:
-        ValueError: the source is not understood; the file must be put into the root by hand; or it is not the
-            expected file, and is not stored.
-        CorruptObject: the file is not the locked one; both digests are named.
+        ValueError: the source has an unknown form; the file must be put into the root by hand; or the file is
+            not the expected one and is not stored.
+        CorruptObject: the file differs from the locked one; both digests are named.
         FileNotFoundError, StoreError: the source or the root cannot be used.
     """
     store = open_store(root) if isinstance(root, str) else root
@@ -114,7 +112,7 @@ def fetch(
         raise _mismatch(request, lock, f"the expected one is {request.sha256}")
     path = request.source.text if request.source and request.source.kind == "file" else ""
     if os.path.isfile(path) and (sha256 := digest(Path(path))) != lock.sha256:
-        raise _mismatch(request, lock, f"the one that is now at {path} is {sha256}")
+        raise _mismatch(request, lock, f"the file now at {path} has {sha256}")
     return _from_root(request, lock) or _repaired(request, lock)
 
 
@@ -124,7 +122,8 @@ def read_fetched(
     read: Callable[[File], T],
     expected_sha256: str | None = None,
 ) -> T:
-    """Apply `read` to a fetched file: to its bytes at first use, and to its path later.
+    """Fetch a file and return the result of `read`, which is called with the file's bytes at first use, and
+    with its path later.
 
     A file that `read` refuses at first use is neither stored nor locked. Raises the errors of `fetch` and
     `read`.
@@ -138,8 +137,8 @@ def read_fetched(
             values.append(read(fetched.path))
         except ValueError as error:
             raise ValueError(
-                f"{error} If the file was bad when it was first used, delete {fetched.lock_key} in "
-                f"{root.url} too."
+                f"{error} If the file was bad when it was first used, also delete {fetched.lock_key} in "
+                f"{root.url}."
             ) from error
     return values[0]
 
@@ -153,7 +152,7 @@ def _request(
         if expected_sha256 and file.sha256 and expected_sha256 != file.sha256:
             raise ValueError(
                 f"{file.name}: the catalogue has the sha256 {file.sha256}, expected_sha256 is "
-                f"{expected_sha256}: drop one"
+                f"{expected_sha256}: give only one of them"
             )
         source = parse_source(file.source) if file.source else None
         sha256 = expected_sha256 or file.sha256
@@ -167,9 +166,8 @@ def _request(
 
 
 def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> None:
-    """Compare a source with the lock from its first use, as far as possible without a download.
-
-    A source that is unreachable from here counts as unchanged.
+    """Check that a source still has the content that was locked at first use, as far as possible without a
+    download. A source that is unreachable from here counts as unchanged.
 
     Args:
         step: name of the step made from the file, for the error.
@@ -188,32 +186,31 @@ def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> 
         return
     if lock is None:
         raise ValueError(
-            f"{request.name}: expected {lock_key(request.name)} in {root.url}, which says which file "
-            f"{step} was made of, found none: to use the file that is now at {request.source.public}, delete "
-            f"{step} too and run again"
+            f"{request.name}: expected {lock_key(request.name)} in {root.url}, the record of the file that "
+            f"{step} was made from, found none: to use the file that is now at {request.source.public}, "
+            f"delete {step} too and run again"
         )
     if difference := _difference(now, lock):
         raise ValueError(
             f"{request.name}: expected the file at {request.source.public} as when it was first used, with "
-            f"sha256 {lock.sha256}, found {difference}; bring back the file of then, take another root, or, "
-            f"to use the one that is there now, delete {lock_key(request.name)} and {step} in {root.url} and "
-            "run again"
+            f"sha256 {lock.sha256}, found {difference}; restore the earlier file, use another root, or, to "
+            f"use the current file, delete {lock_key(request.name)} and {step} in {root.url} and run again"
         )
 
 
 def _difference(now: Version, lock: Lock) -> str:
     """Describe how a source differs from its lock; empty if no difference is visible."""
     if now.sha256 and now.sha256 != lock.sha256:
-        return f"one with sha256 {now.sha256}"
+        return f"a file with sha256 {now.sha256}"
     if now.size is not None and now.size != lock.bytes:
-        return f"one of {now.size:,} bytes instead of {lock.bytes:,}"
+        return f"a file of {now.size:,} bytes instead of {lock.bytes:,}"
     if now.etag and lock.etag and now.etag != lock.etag:
-        return f"another version of it ({now.etag} instead of {lock.etag})"
+        return f"another version of the file ({now.etag} instead of {lock.etag})"
     return ""
 
 
 def _first_use(request: _Request, accept: Callable[[bytes], None] | None) -> Lock:
-    """Store an accepted file in the root and lock its digest."""
+    """Store the file in the root if it is accepted, and lock its digest."""
     store, name, key = request.store, request.name, request.manual_key
     if store.size(key) is not None:
         origin = f"{store.url}/{key}"
@@ -233,14 +230,15 @@ def _first_use(request: _Request, accept: Callable[[bytes], None] | None) -> Loc
         lock = read_lock(store, name)
         if lock is None or lock.sha256 != sha256:
             raise CorruptObject(
-                f"{name}: locked with another sha256 while this process fetched it ({sha256}); run again"
+                f"{name}: locked with another sha256 while this process fetched the file ({sha256}); run "
+                "again"
             )
     request.download.unlink(missing_ok=True)
     return lock
 
 
 def _accepted(data: bytes, accept: Callable[[bytes], None] | None, request: _Request) -> None:
-    """Call `accept`. If it raises, remove the download, so that another one can be tried."""
+    """Call `accept`. If it raises, remove the download, so that the file can be downloaded again."""
     try:
         if accept is not None:
             accept(data)
@@ -275,13 +273,13 @@ def _repaired(request: _Request, lock: Lock) -> LocalFile:
     size = store.size(lock.key)
     damage = (
         f"{request.name}: expected {lock.bytes} bytes with sha256 {lock.sha256} at {store.url}/{lock.key},"
-        f" found {'nothing' if size is None else f'{size} bytes that are others'}"
+        f" found {'nothing' if size is None else f'{size} bytes with another sha256'}"
     )
     if request.source is None:
         raise CorruptObject(
             f"{damage}; put the file {request.file_name} of {request.page} there again; or, if the file was "
-            f"bad when it was first used, delete {lock_key(request.name)} in {store.url} and run again with "
-            "the right one there"
+            f"bad when it was first used, delete {lock_key(request.name)} in {store.url}, put the right file "
+            "there, and run again"
         )
     with alone(request.scratch, request.name):
         data, sha256, _ = _obtained(request)
@@ -295,16 +293,16 @@ def _repaired(request: _Request, lock: Lock) -> LocalFile:
         )
     if file := _from_root(request, lock):
         return file
-    raise CorruptObject(f"{damage}, and so again after a repair; see whether something else writes there")
+    raise CorruptObject(f"{damage}, also after a repair; check whether something else writes there")
 
 
 def _obtained(request: _Request) -> tuple[bytes, str, str]:
-    """Read the file from its source, once: its bytes, their digest and the source's ETag."""
+    """Read the file from its source once. Returns its bytes, their digest and the source's ETag."""
     if request.source is None:
         store, key = request.store, request.manual_key
         raise ValueError(
-            f"{request.name} cannot be downloaded by a program: get {request.file_name} from {request.page} "
-            f"with a browser and put it at {as_typed(store)}/{key}, then run again"
+            f"{request.name} cannot be downloaded by a program: download {request.file_name} from "
+            f"{request.page} with a browser, put it at {as_typed(store)}/{key}, and run again"
         )
     path, etag = obtain(request.source, request.download, unsized=request.sha256 is not None)
     with file_errors(f"read {path}"):
@@ -317,35 +315,33 @@ def _obtained(request: _Request) -> tuple[bytes, str, str]:
 
 
 def _checked(data: bytes, request: _Request, origin: str) -> str:
-    """The digest of bytes from `origin`. Raises ValueError for an empty file, a web page, or an unexpected
-    file.
-    """
+    """The digest of bytes from `origin`. Raises ValueError for an empty file, a web page, or any other
+    unexpected content."""
     if not data:
         raise ValueError(f"{request.name}: expected a weight file from {origin}, found an empty one")
     if lfs.is_pointer(data):
         raise ValueError(
-            f"{request.name}: expected a weight file from {origin}, found a pointer of Git LFS to it: "
-            f"{lfs.REMEDY}, or download it from the repository's page and name it, or put it at "
+            f"{request.name}: expected a weight file from {origin}, found a Git LFS pointer to it: "
+            f"{lfs.REMEDY}, or download the file from the repository's page and give its path, or put it at "
             f"{request.manual_key} in the root"
         )
     if data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise ValueError(
             f"{request.name}: expected a weight file from {origin}, found a web page: open {request.page} in "
-            "a browser (a login, a question?), download the file by hand and put it at "
+            "a browser (it may ask for a login or a confirmation), download the file and put it at "
             f"{request.manual_key} in the root"
         )
     if data[:64].lstrip().startswith((b"<?xml", b"<Error", b"{")):
         raise ValueError(
-            f"{request.name}: expected a weight file from {origin}, found a text, as servers answer with "
-            f"when they refuse: {data[:200].decode(errors='replace')!r}; see that the address and "
-            "your access are right, or download the file by hand and put it at "
-            f"{request.manual_key} in the root"
+            f"{request.name}: expected a weight file from {origin}, found a text, such as a server's "
+            f"refusal: {data[:200].decode(errors='replace')!r}; check the address and your access, or download the "
+            f"file by hand and put it at {request.manual_key} in the root"
         )
     sha256 = sha256_hex(data)
     if request.sha256 and request.sha256 != sha256:
         raise ValueError(
             f"{request.name}: expected the sha256 {request.sha256}, found {sha256} ({len(data)} bytes) from "
-            f"{origin}: it is not the file that was asked for, or not all of it; it is not used"
+            f"{origin}: this is another file, or only a part of it, and is not used"
         )
     return sha256
 

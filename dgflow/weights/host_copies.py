@@ -1,13 +1,13 @@
-"""Committed weights, of which large ones are fetched once per host: the first process to need them writes a
-file, and all map it, so that they share its pages.
+"""Reads committed weights. Large weights are fetched once per host: the first process that needs them writes
+a file, and all processes map the file, so that they share its pages.
 
-The folder is `dgflow-UID/weights` in TMPDIR (by default /tmp), of this user alone, on a disk of this host. A
-file is named by the boot of the host and the sha256 of its content, which the store verified when it was
-fetched. It is written under another name and renamed, by one process at a time; as a host that crashed has
-another boot then, a file that the crash tore is never used, without waiting for the disk. The files that were
-used last stay, `MOST_BYTES` in all. They may be removed at any time.
+The files are in `dgflow-UID/weights` in TMPDIR (by default /tmp), a folder of this user alone on a disk of
+this host. A file is named by the host's boot id and the sha256 of its content, which the store verified when
+the weights were fetched. One process at a time writes a file under another name and renames it. Writing does
+not wait for the disk: after a crash the host has another boot id, so a file that the crash truncated is never
+used. The most recently used files are kept, `MOST_BYTES` in all. They may be removed at any time.
 
-Where no file can be made (a full disk, a folder of another user), the weights are used as they were fetched.
+Without a file (a full disk, a folder of another user), every process uses the weights that it fetched itself.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from dgflow.weights.scratch import alone
 from dgflow.weights.tensors import load_weights
 
 LEAST_BYTES = 16 * 2**20
-"""Smaller weights are fetched by every process: 0.2 s at 90 MB/s."""
+"""Weights below this size are fetched by every process, in 0.2 s at 90 MB/s."""
 MOST_BYTES = 20 * 10**9
-"""Of all files in the folder."""
+"""Maximum size of all files in the folder."""
 FREE_SHARE = 0.1
-"""Of the disk, which the files leave free."""
+"""Minimum share of the disk that the files leave free."""
 
 _log = logging.getLogger(__name__)
 
 
 def committed_weights(step_store: StepStore, receipt: Receipt) -> dict[str, Tensor]:
-    """The tensors of committed weights by name, on the CPU. They may be mapped from a file; changing them
-    changes neither it nor those of other processes.
+    """The tensors of committed weights by name, on the CPU. They may be mapped from a file; changes to them
+    affect neither the file nor other processes.
 
     Raises:
         CorruptObject: the data is not what was committed.
-        StoreError: it cannot be read.
-        ValueError: it is no safetensors file.
+        StoreError: the data cannot be read.
+        ValueError: the data is not a safetensors file.
     """
     if not step_store.store.shared or receipt.bytes < LEAST_BYTES:
         return load_weights(step_store.read(receipt))
@@ -64,7 +64,7 @@ def committed_weights(step_store: StepStore, receipt: Receipt) -> dict[str, Tens
             with contextlib.suppress(ValueError, OSError):
                 return _mapped(file, receipt)
         if file is not None:
-            data = step_store.read(receipt)  # the others wait for it
+            data = step_store.read(receipt)  # other processes wait for this one
             if _written(file, data):
                 del data
                 return _mapped(file, receipt)
@@ -77,24 +77,24 @@ def _mapped(file: Path, receipt: Receipt) -> dict[str, Tensor]:
 
 
 def _own_folder() -> Path:
-    """The folder, made if it is not there. Raises OSError where it is not this user's alone."""
+    """The folder of the files, created if it is missing. Raises OSError if others can write to it."""
     own = Path(tempfile.gettempdir()) / f"dgflow-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
     status = own.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"expected a folder that this user alone can write to at {own}, found another")
+        raise PermissionError(f"expected a folder that only this user can write to at {own}, found another")
     folder = own / "weights"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 def _boot() -> str:
-    """The id of this boot of the host. Raises OSError where the system has none."""
+    """The boot id of the host. Raises OSError if the system has none."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _is_whole(file: Path, size: int) -> bool:
-    """True for a file of that size, which then counts as the one that was used last."""
+    """True for a file of that size. The file is then marked as most recently used."""
     with contextlib.suppress(OSError):
         status = file.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size == size:
@@ -104,7 +104,7 @@ def _is_whole(file: Path, size: int) -> bool:
 
 
 def _written(file: Path, data: bytes) -> bool:
-    """Write the file, if there is room for it."""
+    """Write the file if there is room. Returns True if the file was written."""
     temporary = file.with_name(f".{uuid.uuid4().hex}")
     try:
         _make_room(file.parent, len(data))
@@ -120,10 +120,10 @@ def _written(file: Path, data: bytes) -> bool:
 
 
 def _make_room(folder: Path, size: int) -> None:
-    """Remove what writers that died left behind, and the files that were used longest ago.
+    """Remove the remains of writers that died, and as many of the least recently used files as necessary.
 
-    Raises OSError where there is no room even so. The caller holds the lock, so nobody writes; who has mapped
-    a file keeps it.
+    Raises OSError if there is still no room. The caller holds the lock, so no other process writes. A process
+    that has mapped a removed file can still use it.
     """
     for left in folder.glob(".*"):
         left.unlink(missing_ok=True)

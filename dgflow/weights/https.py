@@ -1,8 +1,8 @@
 """HTTPS downloads that resume after an interruption, in the same call or a later one.
 
-The destination appears only once all bytes that the server announced are there. Bytes of two versions of a
-file (by ETag or Last-Modified) are never joined. Checking a sha256 is left to the caller. Errors show neither
-the query of a url nor text from a server. Only one process at a time may download to a destination.
+The destination appears only once all bytes that the server announced have arrived. Bytes of two versions of a
+file (by ETag or Last-Modified) are never joined. The caller has to check the sha256. Errors show neither the
+query of a URL nor text from a server. Only one process at a time may download to a destination.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dgflow.weights.partial import Partial
 
 # Seconds before each retry, times a random factor from one half to two: nine attempts in about 40 s.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0)
-TIMEOUT = 60.0  # timeout in seconds without a byte
+TIMEOUT = 60.0  # maximum seconds between two bytes
 MOST = 64 * 2**30  # maximum bytes of a file whose size the server does not announce
 _CHUNK = 2**20
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -33,7 +33,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class _Again(Exception):
-    """An attempt failed in a transient way; the message says how."""
+    """Raised by a transient failure of an attempt; the message names the failure."""
 
 
 _TRANSIENT = (
@@ -47,22 +47,20 @@ _TRANSIENT = (
 
 
 def check_url(url: str) -> str:
-    """Return the url if it is https (or http to this host's loopback), ASCII without spaces, and without a
-    password.
-
-    Raises ValueError otherwise.
+    """Return the URL if it is https (or http to this host's loopback), ASCII without spaces, and without a
+    password. Raises ValueError otherwise.
     """
     if re.search(r"[^!-~]", url):
         raise ValueError(
             "expected a url of ASCII letters, digits and signs, found a space or another character in it: "
-            "write %20 and so on"
+            "encode it, such as a space as %20"
         )
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(
-            "expected a url with a host's name and a port from 0 to 65535, found another"
+            "expected a url with a host name and a port from 0 to 65535, found another form"
         ) from error
     if parts.username or parts.password:
         raise ValueError(
@@ -73,20 +71,20 @@ def check_url(url: str) -> str:
         raise ValueError("expected https://HOST/PATH, found a url without a host")
     if parts.scheme != "https" and not _is_loopback_http(url):
         raise ValueError(
-            f"expected https://, found {parts.scheme}://{_host(url)}: over http anybody on the way could "
-            "change the file"
+            f"expected https://, found {parts.scheme}://{_host(url)}: over http, anybody on the network path "
+            "could change the file"
         )
     return url
 
 
 def public(url: str) -> str:
-    """The url without its query and fragment, which may hold secrets; for messages and records."""
+    """The URL for messages and records, without its query and fragment, which may hold secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{_host(url)}{parts.path}"
 
 
 def _host(url: str) -> str:
-    """Host and port, IPv6 in brackets."""
+    """Host and port; an IPv6 address is in brackets."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
@@ -105,11 +103,11 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> str:
     Returns the server's strong ETag, or else the file's Last-Modified time; "" if the server sends neither.
 
     Args:
-        unsized: accept a reply without a length, whose truncation goes unnoticed; for callers that check a
-            sha256.
+        unsized: accept a reply without a length, whose truncation would go unnoticed. Only for callers that
+            check a sha256.
 
     Raises:
-        ValueError: a url that `check_url` refuses.
+        ValueError: `check_url` refuses the URL.
         StoreError: the server refuses, fails too often or sends too much, or the file cannot be written.
     """
     check_url(url)
@@ -124,23 +122,22 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> str:
         except _TRANSIENT as error:
             if pause is None:
                 text = "" if isinstance(error, http.client.HTTPException) else str(error)  # server's text
-                kept = f"{partial.size()} bytes are kept; run again to go on from there"
+                kept = f"{partial.size()} bytes are kept; run again to continue from there"
                 attempts = f"after {len(BACK_OFF) + 1} attempts"
                 raise _failure(url, f"{text or type(error).__name__}, {attempts}; {kept}") from error
             time.sleep(pause * random.uniform(0.5, 2.0))
         except OSError as error:
             raise StoreError(
-                f"could not download {public(url)} to {partial.path}: {error.strerror or error}; see that it "
-                "is no link, that it can be written and that the disk has room, or set XDG_CACHE_HOME to a "
-                "folder elsewhere, and run again"
+                f"could not download {public(url)} to {partial.path}: {error.strerror or error}; check that "
+                "the path is not a link, that it can be written and that the disk has room, or set "
+                "XDG_CACHE_HOME to another folder, and run again"
             ) from error
     return version
 
 
 def head(url: str, timeout: float) -> tuple[int | None, str]:
-    """The size that the server announces, and the version as `download` returns it. Raises if it does not
-    answer.
-    """
+    """The size that the server announces, and the version as `download` returns it. Raises an error if the
+    server does not answer."""
     headers = {"User-Agent": "dgflow", "Accept-Encoding": "identity"}
     request = urllib.request.Request(check_url(url), headers=headers, method="HEAD")
     with urllib.request.build_opener(_Redirects(url)).open(request, timeout=timeout) as reply:
@@ -167,12 +164,12 @@ def _attempt(url: str, partial: Partial, unsized: bool) -> None:
         elif reply.status == 200:
             chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
             if size is None and not unsized and not chunked:
-                remedy = "give its sha256, or download it by hand"
-                raise _failure(url, f"the server does not say where the file ends; {remedy}")
+                remedy = "give the file's sha256, or download it by hand"
+                raise _failure(url, f"the server does not announce the size of the file; {remedy}")
             partial.begin(url, validator, size)
         else:
             partial.begin(url, None, None)  # the next attempt requests the whole file
-            raise _Again(f"the server sent a range that was not asked for (status {reply.status})")
+            raise _Again(f"the server sent a range that was not requested (status {reply.status})")
         _receive(reply, url, partial, size)
     if size is not None and partial.size() != size:
         raise _Again(f"the connection ended after {partial.size()} of {size} bytes")
@@ -186,9 +183,9 @@ def _receive(reply: Any, url: str, partial: Partial, size: int | None) -> None:
             if received > (MOST if size is None else size):
                 partial.begin(url, None, None)
                 limit = (
-                    f"{MOST} bytes, which is as much as is taken from one that does not say how many"
+                    f"{MOST} bytes, the limit for a file of unannounced size"
                     if size is None
-                    else f"{size} bytes, which is what it announced"
+                    else f"{size} bytes, the size that it announced"
                 )
                 raise _failure(url, f"the server sends more than {limit}")
             rest = memoryview(chunk)
@@ -205,10 +202,10 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
         status = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
         if error.code == 416:  # more bytes were received than the file has
             partial.begin(url, None, None)
-            raise _Again("the server has less than was downloaded before") from error
+            raise _Again("the server's file is shorter than the part downloaded before") from error
         if error.code in _TRANSIENT_STATUS:
             raise _Again(f"the server answers {status}") from error
-        remedy = "see on the publisher's page whether the file has moved or needs a login"
+        remedy = "check on the publisher's page whether the file has moved or needs a login"
         raise _failure(url, f"the server answers {status}; {remedy}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
@@ -221,15 +218,15 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
         ):
             raise _failure(url, "the server answers without TLS; correct the address") from error
         if isinstance(error.reason, socket.gaierror) and error.reason.errno == socket.EAI_NONAME:
-            found = f"the host {_host(url)} is not known ({error.reason.strerror})"
+            found = f"the host {_host(url)} is unknown ({error.reason.strerror})"
             raise _failure(url, f"{found}; check the address and this host's network") from error
         raise
     except (http.client.InvalidURL, ValueError) as error:
-        raise _failure(url, "it redirects to what is no address; download the file by hand") from error
+        raise _failure(url, "it redirects to an invalid address; download the file by hand") from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects only to urls that `check_url` admits, and never from another host to this one."""
+    """Follows redirects only to URLs that `check_url` accepts, and never from another host to this one."""
 
     def __init__(self, first: str) -> None:
         self._first = first
@@ -242,15 +239,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             if _is_loopback_http(newurl) and not _is_loopback_http(self._first):
                 raise ValueError(f"expected https://, found http://{_host(newurl)}, which is this host")
         except ValueError as error:
-            raise _failure(self._first, f"it redirects to a place that is not trusted; {error}") from error
+            raise _failure(self._first, f"it redirects to an untrusted address; {error}") from error
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_reply(reply: Any, url: str) -> None:
     if reply.headers.get("Content-Encoding", "identity") != "identity":
-        raise _failure(url, "the server sends it encoded, which was not asked for; download it by hand")
+        raise _failure(url, "the server sends an encoding that was not requested; download the file by hand")
     if reply.headers.get_content_type() == "text/html":
-        remedy = "open it in a browser (a login, a question, a proxy?) and download the file by hand"
+        remedy = (
+            "open it in a browser (it may ask for a login or a confirmation) and download the file by hand"
+        )
         raise _failure(url, f"expected a file, found a web page; {remedy}")
 
 
@@ -261,13 +260,14 @@ def _validator(reply: Any) -> str | None:
 
 
 def _length(reply: Any, url: str) -> int | None:
-    """The announced number of bytes. Raises StoreError for several values, or one that is not a number."""
+    """The announced number of bytes, None without one. Raises StoreError for several values, or a value that
+    is not a number."""
     lengths = set(reply.headers.get_all("Content-Length", []))
     if not lengths:
         return None
     length = lengths.pop()
     if lengths or not re.fullmatch(r"[0-9]{1,18}", length):
-        raise _failure(url, "the server's length of the file is no number; download it by hand")
+        raise _failure(url, "the size that the server announces is not a number; download the file by hand")
     return int(length)
 
 

@@ -30,7 +30,8 @@ def lock_key(name: str) -> str:
 def read_lock(store: ObjectStore, name: str) -> Lock | None:
     """The lock of `name`, None if there is none.
 
-    Raises CorruptObject for another record, or a lock of another name or of a file not below `weights/NAME`.
+    Raises CorruptObject if the record is not a lock, or is the lock of another name or of a file not below
+    `weights/NAME`.
     """
     key = lock_key(name)
     try:
@@ -43,14 +44,14 @@ def read_lock(store: ObjectStore, name: str) -> Lock | None:
         ) from error
     if lock.name != name or not _is_below(lock.key, f"weights/{name}/"):
         raise CorruptObject(
-            f"{key} in {store.url}: expected the lock of {name} and a file below weights/{name}/, found one "
-            f"of {lock.name!r} and {lock.key!r}: delete it and run again"
+            f"{key} in {store.url}: expected the lock of {name} and a file below weights/{name}/, found a "
+            f"lock of {lock.name!r} and the file {lock.key!r}: delete the lock and run again"
         )
     return lock
 
 
 def _is_below(key: str, folder: str) -> bool:
     try:
-        return check_key(key).startswith(folder)  # no part of a checked key begins with a dot: none leads up
+        return check_key(key).startswith(folder)  # parts of a checked key never begin with a dot, as .. does
     except ValueError:
         return False

@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def merged(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """(1 + weight) base - weight tuned of every tensor, by name (Neon, arXiv 2510.03597).
+    """(1 + weight) base - weight tuned for every tensor, by name (Neon, arXiv 2510.03597).
 
-    Computed in float64 and rounded once to the format of `base`. Values that are equal in both, such as
-    frozen buffers, are copied bit for bit, as is everything at weight 0. Integers, and tensors only in
-    `base`, are taken from `base`.
+    Values are computed in float64 and rounded once to the format of `base`. Values that are equal in both,
+    such as frozen buffers, are copied bit for bit, as are all values at weight 0. Integers, and tensors that
+    only `base` has, are copied from `base`.
 
     Raises:
         ValueError: shapes differ, or `tuned` has tensors that `base` lacks.
     """
     if extra := sorted(tuned.keys() - base.keys()):
-        raise ValueError(f"expected tensors that the base has too, found {extra[0]!r} besides")
+        raise ValueError(f"expected only tensors that the base has too, found {extra[0]!r}")
     return {
         name: _merged(name, value, tuned[name], weight) if name in tuned else value.clone()
         for name, value in base.items()

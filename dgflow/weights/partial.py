@@ -1,4 +1,5 @@
-"""A partial download: the bytes so far, and a note of the file that they belong to."""
+"""A partial download: the bytes received so far, and a note that says to which version of a file they
+belong."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from dgflow.store.identity import sha256_hex
 class Partial:
     """The partial download of one destination. Every method raises OSError if the file system fails.
 
-    Links in place of its files are not followed, since they may lead anywhere.
+    Links in place of the two files are not followed, since they may lead anywhere.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -32,9 +33,8 @@ class Partial:
         return 0
 
     def version(self, url: str) -> dict[str, Any]:
-        """`validator` and `size` of the file being downloaded; {} if the note is damaged or for another
-        url.
-        """
+        """The `validator` and `size` of the file being downloaded; {} if the note is missing, damaged or of
+        another URL."""
         with contextlib.suppress(OSError, ValueError):
             note = json.loads(self.note.read_text())
             if isinstance(note, dict) and note.get("url_sha256") == _digest(url) and self.size():
@@ -50,7 +50,7 @@ class Partial:
         self.describe(url, validator, size)
 
     def describe(self, url: str, validator: str | None, size: int | None) -> None:
-        """Write the note: a digest of `url`, which may be secret, the ETag or date, and the file's size."""
+        """Write the note: a digest of the URL, which may be secret, the ETag or date, and the file's size."""
         note = {"url_sha256": _digest(url), "validator": validator, "size": size}
         with _opened(self.note, os.O_TRUNC) as file:
             file.write(json.dumps(note).encode())
@@ -60,9 +60,9 @@ class Partial:
         return _opened(self.path, flag)
 
     def finish(self) -> None:
-        """Rename the bytes to the destination, once they are flushed to disk."""
+        """Flush the bytes to disk, and rename the file to the destination."""
         with self.opened(os.O_APPEND) as file:
-            os.fsync(file.fileno())  # so that the named file is whole even after the host crashes
+            os.fsync(file.fileno())  # so that the destination is complete even after a crash of the host
         os.replace(self.path, self.destination)
         self.note.unlink(missing_ok=True)
 

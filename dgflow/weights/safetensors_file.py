@@ -1,4 +1,4 @@
-"""Read safetensors files: tensors by name, and texts as settings. The format cannot hold code."""
+"""Read safetensors files: tensors by name, and the metadata as settings. The format cannot hold code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 def read_safetensors(
     file: File, *, source: str | None = None, network: nn.Module | None = None, key: str | None = None
 ) -> WeightFile:
-    """Read the tensors, and the metadata as settings; with a `network`, the tensors that fit it, by
-    `checkpoints.fitting`.
+    """Read the tensors, and the metadata as settings. With a `network`, only the tensors that fit the network
+    are returned, by `checkpoints.fitting`.
 
-    Raises ValueError for another or a damaged file, and the errors of `fitting`.
+    Raises ValueError for another format or a damaged file, and as `fitting` does.
     """
     found = _content(file, source)
     if network is None:
@@ -41,7 +41,7 @@ def _content(file: File, source: str | None) -> WeightFile:
         with safetensors.safe_open(as_path(file), framework="pt") as opened:  # maps large files
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return WeightFile(tensors, dict(opened.metadata() or {}))
-    # The last one: for shapes beyond int64.
+    # RuntimeError is raised for shapes beyond int64.
     except (safetensors.SafetensorError, KeyError, UnicodeDecodeError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(

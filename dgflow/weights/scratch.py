@@ -27,8 +27,8 @@ def scratch_folder() -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError as error:
         raise StoreError(
-            "expected a folder for downloads, found XDG_CACHE_HOME and HOME unset and no home folder of this "
-            "user; set XDG_CACHE_HOME to a folder that can be written to"
+            "expected a folder for downloads, found neither XDG_CACHE_HOME nor a home folder of this user; "
+            "set XDG_CACHE_HOME to a folder that can be written to"
         ) from error
     return cache.absolute() / "dgflow" / "weights"
 
@@ -58,16 +58,16 @@ def file_errors(attempt: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"could not {attempt}: {error.strerror or error}; see that it can be read and written and that "
-            "the disk has room, or set XDG_CACHE_HOME to a folder elsewhere (by default .cache in HOME), "
-            "and run again"
+            f"could not {attempt}: {error.strerror or error}; check that it can be read and written and that "
+            "the disk has room, or set XDG_CACHE_HOME to another folder (by default .cache in HOME), and run "
+            "again"
         ) from error
 
 
 @contextlib.contextmanager
 def alone(scratch: Path, name: str, level: int = logging.WARNING) -> Iterator[None]:
-    """A context that admits one process of this host at a time, since two would write into one partial
-    download. A long wait is logged at `level`.
+    """A context that only one process of this host enters at a time, since two would write into the same
+    partial download. A long wait is logged at `level`.
     """
     path = scratch / f"{name}.lock"
     with file_errors(f"write {path}"):

@@ -1,8 +1,8 @@
-"""Sources of weight files, written as one line of text, and obtaining a file from a source.
+"""Parses the source of a weight file, one line of text, and obtains the file from it. The forms are:
 
 /path/file.pt, file:///path/file.pt       a file of this host
 https://host/path/file.pt                 a download that can be resumed
-hf:owner/repo/path/file.pt@revision       a file on the Hugging Face hub, by default of main, which may move
+hf:owner/repo/path/file.pt@revision       a file on the Hugging Face hub, by default of main, which may change
 s3://bucket/path/file.pt                  an object, with the credentials of the environment
 """
 
@@ -22,7 +22,7 @@ from dgflow.weights import https
 from dgflow.weights.scratch import digest, file_errors, write_whole
 
 LARGEST = 2**20  # maximum bytes of a settings file
-_GLANCE = 5.0  # timeout in seconds for a mere check of a server for changes
+_GLANCE = 5.0  # timeout in seconds when a server is only asked whether a file changed
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATH = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
@@ -48,8 +48,7 @@ class Source:
 def parse_source(text: str) -> Source:
     """Parse the text of a source.
 
-    Raises ValueError for a text in none of the forms above, a path that escapes by `..`, or a url with a
-    password.
+    Raises ValueError for a text in none of the forms above, a path with `..`, or a URL with a password.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise ValueError("expected the source of a file as one line of text, found a control character in it")
@@ -86,15 +85,15 @@ def parse_source(text: str) -> Source:
 
 
 def recordable(text: str) -> Source:
-    """Return the source that a recipe names in a form that can be recorded.
+    """Parse the text of a source that will be recorded, as a recipe's is.
 
-    Raises ValueError as `parse_source`, and for a url with a query, which may hold a secret.
+    Raises ValueError as `parse_source` does, and for a URL with a query, which may hold a secret.
     """
     source = parse_source(text)
     if source.kind == "https" and source.public != source.text:
         raise ValueError(
-            "expected a source without a query or credentials, which would be written down, found "
-            f"{source.public}?...; put the file on s3: or on a disk, or by hand into the root, and name that"
+            "expected a source without a query or credentials, which would be recorded, found "
+            f"{source.public}?...; put the file on S3, on a disk or by hand into the root, and name that"
         )
     return source
 
@@ -108,9 +107,7 @@ def _local(text: str, scheme: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(
-            f"expected a path, found a user who is not known on this host in {text!r}"
-        ) from error
+        raise ValueError(f"expected a path, found a user who is unknown on this host in {text!r}") from error
 
 
 def _has_dots(text: str) -> bool:
@@ -118,14 +115,15 @@ def _has_dots(text: str) -> bool:
 
 
 class Obtained(NamedTuple):
-    """A file on this host, with the version that its server gave; "" if none."""
+    """A file on this host, with the version that its server gave, or "" without one."""
 
     path: Path
     etag: str = ""
 
 
 def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Obtained:
-    """Obtain the file. Its path is `destination`, or its own path if it is on this host already.
+    """Obtain the file. A file of this host keeps its own path; any other file is written to `destination`, or
+    to the hub's cache.
 
     Args:
         unsized: as in `https.download`.
@@ -152,11 +150,11 @@ def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Obtai
 
 
 class Version(NamedTuple):
-    """The facts about a source's content that need no download.
+    """Facts about a source's content that need no download.
 
     Attributes:
         etag: the server's ETag, or the Last-Modified time; "" if it sends neither.
-        sha256: the digest; "" if it would need the whole file.
+        sha256: the digest; "" if computing it would need a download.
     """
 
     size: int | None
@@ -165,9 +163,8 @@ class Version(NamedTuple):
 
 
 def version(source: Source) -> Version | None:
-    """The current version at the source; None if it is unreachable from here. A local file is read for its
-    digest.
-    """
+    """The current version at the source; None if the source is unreachable from here. A local file is read to
+    compute its digest."""
     try:
         if source.kind == "file":
             path = Path(source.text)
@@ -185,12 +182,12 @@ def version(source: Source) -> Version | None:
         if source.kind == "https":
             return Version(*https.head(source.text, _GLANCE))
         return _version_on_hub(source)
-    except Exception:  # this host lacks the disk, network or credentials of the first use
+    except Exception:  # this host may lack the disk, network or credentials of the first use
         return None
 
 
 def _version_on_hub(source: Source) -> Version:
-    """The size and, for large files, the digest, which the hub uses as their name."""
+    """The size and, for large files, the sha256, which the hub sends as their ETag."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     match = _HUB.fullmatch(source.text)
@@ -218,9 +215,8 @@ def neighbour(source: Source, name: str) -> bytes | None:
 
 
 def _from_hub(source: Source) -> Path:
-    """The path in the hub's cache. Cache and credentials are configured by the environment (HF_HOME,
-    HF_TOKEN).
-    """
+    """Download to the hub's cache and return the path. The environment configures cache and credentials
+    (HF_HOME, HF_TOKEN)."""
     from huggingface_hub import hf_hub_download  # importing takes 0.3 s
 
     match = _HUB.fullmatch(source.text)
@@ -234,5 +230,5 @@ def _from_hub(source: Source) -> Path:
         found = re.sub(r"[^ -~]", "?", line)[:200]
         raise StoreError(
             f"could not download {source.public}: {type(error).__name__}: {found}; check the name and "
-            "revision, the network, and HF_TOKEN where the repository is not public"
+            "revision, the network, and HF_TOKEN if the repository is not public"
         ) from error

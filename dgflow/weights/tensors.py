@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-SHOWN = 4  # names of each kind that an error lists; the rest is counted
+SHOWN = 4  # maximum number of names of each kind in an error; further ones are counted
 
 
 def save_weights(state_dict: Mapping[str, Tensor]) -> bytes:
@@ -25,15 +25,16 @@ def save_weights(state_dict: Mapping[str, Tensor]) -> bytes:
 
 
 def load_weights(data: bytes) -> dict[str, Tensor]:
-    """Decode a safetensors file to tensors on the CPU. Raises ValueError for other or incomplete bytes."""
+    """Decode a safetensors file to tensors on the CPU. Raises ValueError for another format or incomplete
+    bytes."""
     try:
         return safetensors.torch.load(data)
-    # The last three: for a number format or a shape that torch does not support.
+    # KeyError, TypeError, RuntimeError: for number formats and shapes that torch does not support.
     except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0]
         if data.startswith((b"PK", b"\x80")):
             found = "a pickle or a torch.save archive"
-            remedy = "it is not opened, since reading it could run code; convert it to safetensors first"
+            remedy = "it is refused, since reading it could run code; convert it to safetensors first"
         else:
             damaged = f"{len(data)} bytes that are damaged, cut short or in another format"
             found = damaged if data else "nothing, the file is empty"
@@ -44,7 +45,7 @@ def load_weights(data: bytes) -> dict[str, Tensor]:
 def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Copy parameters and buffers into `network`, keeping its dtypes and devices.
 
-    Raises ValueError as `check_fits`, and then leaves the network unchanged.
+    Raises ValueError as `check_fits` does, and then leaves the network unchanged.
     """
     check_fits(network, state_dict, source=source)
     network.load_state_dict(dict(state_dict), strict=True)
@@ -53,7 +54,7 @@ def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
 def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Check that names, shapes and kinds of numbers match `network`, which may be on the meta device.
 
-    Floating-point weights may have any format of at least 16 bits; other numbers must have the same kind.
+    Floating-point weights may have any format of at least 16 bits; other numbers must be of the same kind.
 
     Args:
         source: the origin of the weights, for the error.
@@ -79,8 +80,8 @@ def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
         kind = type(network).__name__.removesuffix("Module")
         raise ValueError(
             f"the weights of {source} do not fit this {kind} ({len(expected)} tensors): "
-            f"{'; '.join(problems)}. Build the network with the settings that it was trained with, or name "
-            "the file that belongs to these settings."
+            f"{'; '.join(problems)}. Build the network with the settings that the weights were trained with, "
+            "or give the file that belongs to these settings."
         )
 
 
@@ -91,7 +92,7 @@ def _fits(expected: Tensor, value: object) -> bool:
 
 
 def _kind(tensor: Tensor) -> str:
-    """The kind of a tensor's numbers; copying into another kind would lose more than precision."""
+    """The kind of a tensor's numbers. A copy into another kind would lose more than precision."""
     dtype = tensor.dtype
     if dtype.is_floating_point:
         return "floating" if dtype.itemsize >= 2 else str(dtype)

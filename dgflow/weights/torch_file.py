@@ -1,9 +1,12 @@
 """Read files of `torch.save` through torch's restricted unpickler, and the flat state dicts in them.
 
-No code from a file is executed. Before torch reads a file, it is parsed inertly (`inert_pickle`) and refused,
-by name, for any global other than those of numeric tensors and plain containers, and `argparse.Namespace`,
-numpy's scalar and dtype, which get inert stand-ins. Other globals that torch or the process allows are
-refused too.
+No code from a file is executed. Before torch reads a file, the file is parsed inertly (`inert_pickle`) and
+refused if it names any global except:
+
+- those of numeric tensors and plain containers;
+- `argparse.Namespace` and numpy's scalar and dtype, which are replaced by inert stand-ins.
+
+Other globals that torch or the process allows are refused too.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _ALLOWING = threading.Lock()  # torch's list of allowed globals is per process
 
 
 class Namespace:
-    """Stand-in for `argparse.Namespace`; its attributes are in `__dict__`."""
+    """Stand-in for `argparse.Namespace`, with the attributes in `__dict__`."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -89,7 +92,7 @@ def load_torch(file: File, source: str) -> Any:
     """Load the object in a file of `torch.save`, with tensors in memory.
 
     Raises ValueError for a global that is not allowed, and for a file that is damaged, truncated, compressed
-    or of another format.
+    or in another format.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file)
     try:
@@ -104,8 +107,8 @@ def load_torch(file: File, source: str) -> Any:
         raise ValueError(refusal(source, str(error))) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{source}: expected a file of torch.save with weights and plain settings, found another, a "
-            f"damaged one, or more ({_line(error)}): fetch it again"
+            f"{source}: expected a file of torch.save with only weights and plain settings, found another "
+            f"file, a damaged one, or other contents ({_line(error)}): fetch it again"
         ) from error
     except Exception as error:  # a damaged stream can fail anywhere in torch's reader
         raise ValueError(
@@ -115,9 +118,8 @@ def load_torch(file: File, source: str) -> Any:
 
 
 def _check(stream: BinaryIO) -> None:
-    """Raise for contents that torch would read and should not: globals that are not allowed, and sizes beyond
-    the file's.
-    """
+    """Raise for contents that torch would read but must not: globals that are not allowed, and tensors larger
+    than the file."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     is_zip = stream.read(4) == b"PK\x03\x04"  # torch's own criterion
@@ -150,14 +152,14 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
         if sum(member.file_size for member in members) > size:
             raise zipfile.BadZipFile("its parts overlap")
         if damaged := archive.testzip():  # torch ignores checksums; 0.1 s for 230 MB
-            raise zipfile.BadZipFile(f"the checksum of {weight_file.short(damaged)} is another")
+            raise zipfile.BadZipFile(f"the checksum of {weight_file.short(damaged)} differs")
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
-    """Read a flat `.pt`, `.pth` or `.ckpt` of names and tensors, such as ADM, DG's `discriminator_N.pt`,
-    released DiT.
+    """Read a flat `.pt`, `.pth` or `.ckpt` of names and tensors, such as the files of ADM, of DG
+    (`discriminator_N.pt`) or of DiT.
 
-    Raises ValueError as `load_torch`, and for other contents, naming the first wrong key.
+    Raises ValueError as `load_torch` does, and for other contents, naming the first wrong key.
     """
     name = weight_file.called(file, source)
     return WeightFile(weight_file.check_state_dict(load_torch(file, name), name), {})
@@ -174,13 +176,14 @@ def read_checkpoint(
     """Read the state dict that fits `network`, by `checkpoints.fitting`, from a file of `torch.save`.
 
     Args:
-        formats: other formats of files for this network; refused unless `key` names a part.
+        formats: other file formats for this network, which are refused unless `key` names a part.
 
     Returns:
-        Settings: the plain values beside it, such as a trainer's `args` or `hyper_parameters`.
+        The state dict. Its settings are the plain values beside it, such as a trainer's `args` or
+        `hyper_parameters`.
 
     Raises:
-        ValueError: as `load_torch` and `fitting`, or the file has another format.
+        ValueError: as in `load_torch` and `fitting`, or the file has one of the `formats`.
     """
     name = weight_file.called(file, source)
     found = load_torch(file, name)
@@ -194,7 +197,7 @@ def read_checkpoint(
 
 
 def _items(found: Any) -> list[tuple[Any, Any]]:
-    """Yield the possible settings: all values except tensors and dicts that contain tensors."""
+    """The possible settings: all items except tensors and dicts that contain tensors."""
     items = dict.items(found) if isinstance(found, dict) else ()
     return [(name, value) for name, value in items if not _holds_tensors(value)]
 
@@ -206,7 +209,7 @@ def _holds_tensors(value: Any) -> bool:
 
 @contextlib.contextmanager
 def inert(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
-    """A context with the open file and its size. Errors inside become a ValueError that names the file."""
+    """A context with the open file and its size. Errors within it become a ValueError that names the file."""
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file).open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
@@ -226,7 +229,7 @@ def inert(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
 def refusal(source: str, name: str) -> str:
     """The message for a file with a global that weights do not need."""
     return (
-        f"{source}: refused, since reading it would need `{name}`, which plain weights do not; nothing was "
+        f"{source}: refused, since reading it would need `{name}`, which plain weights do not; no code was "
         "run. Get the file from its publisher's page, or convert it to safetensors where it was made"
     )
 

@@ -1,7 +1,7 @@
 """The content of a weight file, and helpers shared by readers: state dicts, plain settings, names in errors.
 
-A file may be malicious: nothing here allocates more than the file justifies, and no object's own attributes
-are trusted.
+A file may be malicious. So no function allocates more memory than the size of the file justifies, and none
+trusts attributes of an object from the file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-VALUES = 1_000_000  # most settings per file, since nested lists can describe more than fits into memory
+VALUES = 1_000_000  # maximum number of settings per file, since nested lists can expand beyond the memory
 
 # Remedies: for a file that a reader does not understand; for a list of averages that does not fit its names.
-AGAIN = "fetch it again, or name the format that it has"
+AGAIN = "fetch it again, or name its format"
 ORDER = (
     "give the names in the order of this network's parameters, built with the settings that it was trained "
     "with"
@@ -30,7 +30,7 @@ ORDER = (
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 short = _SHORT.repr
-"""`repr`, shortened and without terminal control characters."""
+"""`repr`, shortened; it escapes terminal control characters."""
 
 File = bytes | str | os.PathLike[str]
 """A file's bytes, or its path."""
@@ -40,10 +40,9 @@ File = bytes | str | os.PathLike[str]
 class WeightFile:
     """The content of a weight file.
 
-    Attributes:
-        tensors: tensors on the CPU, by the network's names. They may be views into the file, which must not
-            change.
-        settings: constructor arguments, epoch, step: only None, bool, int, float, str, list and dict.
+    Attributes: tensors: tensors on the CPU, by the network's names. They may be views into the file, which
+        must not change. settings: constructor arguments, epoch, step and the like, as None, bool, int, float,
+        str, list or dict.
     """
 
     tensors: dict[str, Tensor]
@@ -51,7 +50,7 @@ class WeightFile:
 
 
 def called(file: File, source: str | None) -> str:
-    """The file's name in errors: `source` if given, otherwise its path."""
+    """The file's name in errors: `source` if given, otherwise the path or the size."""
     return source or (f"{len(file)} bytes" if isinstance(file, bytes) else os.fspath(file))
 
 
@@ -65,14 +64,14 @@ def as_path(file: str | os.PathLike[str]) -> Path:
 
 
 def plain(value: Any, left: Iterator[int] | None = None) -> Any:
-    """Convert `value` to plain data; tuples and sets become lists, one-element tensors become numbers.
+    """Convert `value` to plain data. Tuples and sets become lists, tensors without dimensions become numbers.
 
     Args:
-        left: an iterator whose length limits the number of values; by default VALUES.
+        left: an iterator that yields once per allowed value, by default VALUES times.
 
     Raises:
-        ValueError: it has no plain form, or too many values.
-        RecursionError: it contains itself, or is nested too deeply.
+        ValueError: the value has no plain form, or too many parts.
+        RecursionError: the value contains itself, or is nested too deeply.
     """
     left = iter(range(VALUES)) if left is None else left
     if next(left, None) is None:
@@ -91,7 +90,8 @@ def plain(value: Any, left: Iterator[int] | None = None) -> Any:
 
 
 def plain_items(items: Any) -> dict[str, Any]:
-    """The items of a dict that have a plain form. Other items are skipped rather than fail the whole file."""
+    """The items of a dict that have a plain form. Other items are skipped, so that they do not make the whole
+    file unreadable."""
     settings: dict[str, Any] = {}
     left = iter(range(VALUES))
     for name, value in dict.items(items) if isinstance(items, dict) else ():
@@ -121,13 +121,13 @@ def _numbers(tensor: Tensor, name: str, source: str) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ValueError(
             f"{source}: expected plain numbers at {short(name)}, found {tensor.layout} {tensor.dtype} on "
-            f"{tensor.device}: save it dense"
+            f"{tensor.device}: save it as a dense tensor on the CPU"
         )
     return Tensor.detach(tensor)
 
 
 def section(value: Any, key: str, source: str, kind: str) -> Any:
-    """Return `value[key]`. Raises ValueError, which lists the existing keys, if it is missing."""
+    """Return `value[key]`. Raises ValueError, which lists the existing keys, if the key is missing."""
     if not isinstance(value, dict) or key not in value:
         found = some(list(value)) if isinstance(value, dict) else f"a {type(value).__name__}"
         raise ValueError(f"{source}: expected {kind} with {key!r}, found {found}: {_guess(value)}")
@@ -137,7 +137,7 @@ def section(value: Any, key: str, source: str, kind: str) -> Any:
 def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Replace tensors by their `averages`.
 
-    Raises ValueError for a name that `tensors` lack, or for another shape or dtype.
+    Raises ValueError for a name that `tensors` lacks, or for another shape or dtype.
     """
     plain_averages = {}
     for name, average in averages.items():
@@ -156,7 +156,8 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
 
 
 def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict[str, Tensor]:
-    """Change the values of the averaged names in `tensors`, so that reading the wrong ones is noticed."""
+    """Change the values of the averaged names in `tensors`, so that a test notices if a reader uses them
+    instead of the averages."""
     return {
         name: tensor + 1 if name in averaged and tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -164,13 +165,13 @@ def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict
 
 
 def reason(error: Exception) -> str:
-    """Summarise an error from its arguments, since a file can make the text arbitrarily long."""
+    """Summarise an error from its first argument, since a file can make the error's text arbitrarily long."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
     return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
 def some(names: Collection[Any]) -> str:
-    """List a few of the names, and count the others."""
+    """List the first names, and count the others."""
     shown = ", ".join(short(name) for name in list(names)[:6]) or "none"
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
 
@@ -180,24 +181,23 @@ def _form(value: Any) -> str:
 
 
 def check_format(value: Any, formats: Collection[str], source: str) -> None:
-    """Raise ValueError for a file that looks like one of `formats`. Each format defines which weights to use;
-    reading the file as plain names and tensors would give others.
+    """Raise ValueError for a file that looks like one of `formats`.
+
+    Each format defines which weights to use. A reader of plain names and tensors would return other weights.
     """
     format = _looks_like(value)
     if format in formats:
         raise ValueError(
             f"{source}: expected a state dict (names and tensors), found {some(list(value))}: "
-            f"{_guess(value)}, or, for a part of it as it is, give its key"
+            f"{_guess(value)}, or, to use a part of the file unchanged, give its key"
         )
 
 
 def _guess(value: Any) -> str:
-    """A remedy for a file of another kind."""
+    """The remedy for a file of another format."""
     format = _looks_like(value)
     return (
-        f"it looks like format {format!r}, read it as that"
-        if format
-        else "name the format that this file has"
+        f"it looks like format {format!r}, so read it as that" if format else "name the format of this file"
     )
 
 

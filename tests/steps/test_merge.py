@@ -223,6 +223,6 @@ def test_tensors_of_other_shapes_and_names_are_refused() -> None:
     one = {"a": torch.zeros(2)}
     with pytest.raises(ValueError, match=r"a: expected tensors of one shape, found \[2\] and \[3\]"):
         merged(one, {"a": torch.zeros(3)}, 1.0)
-    with pytest.raises(ValueError, match="expected tensors that the base has too, found 'b' besides"):
+    with pytest.raises(ValueError, match="expected only tensors that the base has too, found 'b'"):
         merged(one, one | {"b": torch.zeros(2)}, 1.0)
     assert sha256_hex(bytes(merged(one, {}, 1.0)["a"].numpy())) == sha256_hex(bytes(one["a"].numpy()))

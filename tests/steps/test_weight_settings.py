@@ -65,7 +65,7 @@ def test_sigma_data_and_constants_of_a_snapshot_are_compared(snapshot, tmp_path)
     assert computed(step_of(file, "SongUNet", "edm_pickle", sigma_data=1.5), tmp_path / "root")
     file = snapshot(precond="vp", change=lambda state: state.update(beta_d=10.0))
     with pytest.raises(
-        ValueError, match=r"beta_d is 10\.0 in the file and 19\.9 .*this network has no other"
+        ValueError, match=r"beta_d is 10\.0 in the file and 19\.9 .*this network supports no other"
     ):
         computed(step_of(file, "SongUNet", "edm_pickle", precond="vp"), tmp_path / "other")
     file = snapshot(precond="ve", change=lambda state: state.update(sigma_max=348.0))

@@ -87,7 +87,7 @@ def test_a_root_is_waited_for_and_followed_to_the_end_of_its_run(scene):
 
     heard, said = scene.follow(lambda: None, begin, lambda: None, first_epochs, the_rest)
     assert said[0] == f"waiting for a run in {scene.url}" and len(said) == 2
-    assert said[-1] == "no run is at work: the last one, of digits, ended: done"
+    assert said[-1] == "no run is active: the last one, of digits, ended: done"
     assert len(heard.items) == len(set(heard.items))
     steps = {key for name, key in heard.items if name.startswith("train-score")}
     assert {step for name, step in steps if name == "training/train_loss"} == set(range(1, 25))
@@ -108,7 +108,7 @@ def test_a_root_that_cannot_be_reached_for_a_while_is_waited_for(scene, monkeypa
 
     monkeypatch.setattr(LocalStore, "list", fails)
     heard, said = scene.follow(lambda: None, mend)
-    assert said[0].startswith("waiting for the root to be reached: could not list") and len(said) == 2
+    assert said[0].startswith("waiting, as the root cannot be reached: could not list") and len(said) == 2
     assert heard.items
 
 

@@ -97,7 +97,7 @@ def test_of_two_that_fit_the_key_is_asked_for_and_then_decides():
 
 def test_the_key_that_is_suggested_is_of_the_average_and_not_of_the_network_beside_it():
     found = {"ema": {**under("online_model.", net(seed=1).state_dict()), **under("ema_model.")}}
-    with pytest.raises(ValueError, match=r"say which is meant, as in key='ema\.ema_model'"):
+    with pytest.raises(ValueError, match=r"choose one, as in key='ema\.ema_model'"):
         fitting(found, net(), "x.pt")
 
 

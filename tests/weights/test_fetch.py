@@ -205,7 +205,7 @@ def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_u
     root.put(place, OTHER)
     with pytest.raises(
         CorruptObject,
-        match=rf"sha256 {SHA} at .*{place}, found 7000 bytes that are others; put the file net.pt of "
+        match=rf"sha256 {SHA} at .*{place}, found 7000 bytes with another sha256; put the file net.pt of "
         r"https://",
     ):
         fetch(root, _entry(None), scratch=scratch / "another host")
@@ -317,7 +317,7 @@ def test_a_scratch_folder_that_cannot_be_written_is_named_with_what_to_do(
 ) -> None:
     scratch.write_text("a file")
     with pytest.raises(
-        StoreError, match=rf"could not write {scratch}/net.lock: .*set XDG_CACHE_HOME to a folder elsewhere"
+        StoreError, match=rf"could not write {scratch}/net.lock: .*set XDG_CACHE_HOME to another folder"
     ):
         fetch(root, _entry(url), scratch=scratch)
 
@@ -378,7 +378,9 @@ def test_a_race_lost_to_other_bytes_is_an_error_and_leaves_the_winner_s(
         return create(key, data)
 
     monkeypatch.setattr(root, "create", slower)
-    with pytest.raises(CorruptObject, match="net: locked with another sha256 while this process fetched it"):
+    with pytest.raises(
+        CorruptObject, match="net: locked with another sha256 while this process fetched the file"
+    ):
         fetch(root, _entry(url), scratch=scratch)
     assert _lock(root)["sha256"] == OTHER_SHA
 
@@ -441,7 +443,7 @@ def test_a_file_that_is_not_accepted_is_neither_kept_nor_locked_and_the_right_on
 def test_a_pointer_of_git_lfs_is_recognised_and_not_locked(root: ObjectStore, tmp_path: Path) -> None:
     pointer = tmp_path / "net.pt"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
-    with pytest.raises(ValueError, match=r"found a pointer of Git LFS to it: .*git lfs pull"):
+    with pytest.raises(ValueError, match=r"found a Git LFS pointer to it: .*git lfs pull"):
         fetch(root, str(pointer), scratch=tmp_path / "scratch")
     assert not root.list("weights")
 
@@ -451,7 +453,7 @@ def test_a_pointer_of_git_lfs_is_recognised_and_not_locked(root: ObjectStore, tm
 )
 def test_the_text_of_a_refusal_is_no_weight_file(root: ObjectStore, tmp_path: Path, text: str) -> None:
     (tmp_path / "net.pt").write_text(text)
-    with pytest.raises(ValueError, match="found a text, as servers answer with when they refuse: .*rror"):
+    with pytest.raises(ValueError, match="found a text, such as a server's refusal: .*rror"):
         fetch(root, str(tmp_path / "net.pt"), scratch=tmp_path / "scratch")
     assert not root.list("weights")
 
@@ -478,5 +480,5 @@ def test_a_local_file_of_another_size_is_a_change_with_both_digests(
     (tmp_path / "net.pt").write_bytes(DATA)
     fetch(root, str(tmp_path / "net.pt"), scratch=tmp_path / "scratch")
     (tmp_path / "net.pt").write_bytes(OTHER * 2)
-    with pytest.raises(ValueError, match=f"{SHA}, found one with sha256 {sha256(OTHER * 2).hexdigest()}"):
+    with pytest.raises(ValueError, match=f"{SHA}, found a file with sha256 {sha256(OTHER * 2).hexdigest()}"):
         check_unchanged(root, str(tmp_path / "net.pt"), "pretrained-1")

@@ -148,7 +148,7 @@ def test_a_redirect_is_followed_but_not_to_a_place_without_encryption(
     server.faults = [("to", "http://elsewhere.example/w.pkl?key=1")]
     with pytest.raises(
         StoreError,
-        match="redirects to a place that is not trusted; expected https://, found http://elsewhere.example:",
+        match="redirects to an untrusted address; expected https://, found http://elsewhere.example:",
     ) as raised:
         download(url, place)
     assert "w.pkl?key" not in str(raised.value)
@@ -191,7 +191,7 @@ def test_a_reply_that_does_not_say_where_it_ends_is_taken_only_by_who_can_check_
 ) -> None:
     url = _serve(server, [_reply(body=b"half of th"), _reply(body=b"half of th")])
     with pytest.raises(
-        StoreError, match=r"w.pkl: the server does not say where the file ends; give its sha256"
+        StoreError, match=r"w.pkl: the server does not announce the size of the file; give the file's sha256"
     ):
         download(url, place)
     assert not place.exists()
@@ -203,7 +203,7 @@ def test_a_reply_that_does_not_say_where_it_ends_is_taken_only_by_who_can_check_
 def test_a_length_that_could_be_understood_in_two_ways_is_refused(
     server: FileServer, place: Path, length: str
 ) -> None:
-    with pytest.raises(StoreError, match="the server's length of the file is no number"):
+    with pytest.raises(StoreError, match="the size that the server announces is not a number"):
         download(_serve(server, [_reply(f"Content-Length: {length}", body=b"abcdefgh")]), place)
 
 
@@ -228,7 +228,7 @@ def test_of_a_file_without_a_length_the_range_s_total_says_when_it_is_whole(
 
 def test_more_than_was_announced_is_refused(server: FileServer, place: Path) -> None:
     reply = _reply("Content-Length: 3", "Transfer-Encoding: chunked", body=b"8\r\nabcdefgh\r\n0\r\n\r\n")
-    with pytest.raises(StoreError, match="the server sends more than 3 bytes, which is what it announced"):
+    with pytest.raises(StoreError, match="the server sends more than 3 bytes, the size that it announced"):
         download(_serve(server, [reply]), place)
 
 
@@ -254,7 +254,7 @@ def test_a_link_in_the_place_of_the_partial_file_is_not_written_through(
 ) -> None:
     (tmp_path / "precious").write_text("precious")
     os.symlink(tmp_path / "precious", place.with_name("w.pkl.partial"))
-    with pytest.raises(StoreError, match=r"w.pkl.partial: .*see that it is no link"):
+    with pytest.raises(StoreError, match=r"w.pkl.partial: .*check that the path is not a link"):
         download(_serve(server, []), place)
     assert (tmp_path / "precious").read_text() == "precious" and not place.exists()
 
@@ -295,8 +295,8 @@ def test_no_error_repeats_what_a_server_wrote(server: FileServer, place: Path) -
 @pytest.mark.parametrize(
     ("place_to", "message"),
     [
-        ("https://[::1/w?sig=SECRET", "it redirects to what is no address"),
-        ("https://host:99999/w?sig=SECRET", "expected a url with a host's name and a port"),
+        ("https://[::1/w?sig=SECRET", "it redirects to an invalid address"),
+        ("https://host:99999/w?sig=SECRET", "expected a url with a host name and a port"),
         ("https://user:SECRET@host/w", "expected a url without user name and password"),
         ("ftp://host/w?sig=SECRET", "found ftp://host:"),
         ("file:///etc/passwd?sig=SECRET", "the server answers 302 Found"),
@@ -348,6 +348,6 @@ def test_a_host_that_nobody_knows_is_told_at_once(place: Path, monkeypatch: pyte
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(StoreError, match="the host weights.invalid is not known .*this host's network"):
+    with pytest.raises(StoreError, match="the host weights.invalid is unknown .*this host's network"):
         download("https://weights.invalid/w.pkl", place)
     assert asked == ["weights.invalid"]
