@@ -263,7 +263,7 @@ def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure,
 
 
 LABELS = {
-    "large": (np.arange(10**11, 10**11 + 6), "labels from 100000000000 to 100000000005 are no classes"),
+    "large": (np.arange(10**11, 10**11 + 6), "labels from 100000000000 to 100000000005 are not classes"),
     "one-hot": (np.eye(6, dtype=np.float32), "the labels are one-hot"),
 }
 

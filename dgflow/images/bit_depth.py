@@ -1,5 +1,5 @@
-"""Facts in a picture's header that PIL does not report: the bits per channel, which PIL silently reduces to
-8, and the text chunks of a PNG, of which PIL reads no more than a megabyte."""
+"""Reads what PIL does not report of a picture's header: the bits per channel, which PIL silently reduces to
+8. Removes the text chunks of a PNG, since PIL refuses chunks of more than a megabyte."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not cha
 
 
 def bits_per_channel(data: bytes, image: Image.Image) -> int:
-    """Returns the bits per channel of the file `data`, opened as `image` and not yet loaded; 8 where there
-    are fewer."""
-    bits = 16 if image.mode[0] in "IF" else 8  # integers or floats of 16 or 32 bits
+    """Returns the bits per channel of the file `data`, at least 8. `image` is the opened file, not yet
+    loaded."""
+    bits = 16 if image.mode[0] in "IF" else 8  # integers or floats of 16 or 32 bits, counted as 16
     if image.format == "PNG":
         return max(bits, data[_PNG_DEPTH])
     if image.format == "TIFF":
@@ -36,7 +36,7 @@ def without_notes(png: bytes) -> bytes:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the kind of each chunk, and its bytes with length and checksum."""
+    """Yields the kind and the bytes of each chunk, including length and checksum."""
     start = len(_PNG)
     while start + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, start)

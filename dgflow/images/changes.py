@@ -1,8 +1,9 @@
-"""Cheap comparison of a source with its listing.
+"""Compares a source with its listing without reading its images.
 
 Only directories, footers, checksums and sizes are read. Changed pixels in a file of the same size are
-detected in zips, npz and most Parquet files; elsewhere they are detected when they are read, or (a picture in
-a folder) not at all. A source that cannot be reached counts as unchanged.
+detected here for zips, npz and most Parquet files. In other forms they are detected when the images are read,
+except for a picture in a folder, whose change is not detected. A source that cannot be reached counts as
+unchanged.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
 
 
 def _content(listing: Listing) -> dict[str, Any]:
-    """Returns the facts about each file or picture that are cheap to read."""
+    """Returns for each file or picture the size, checksum or digest that is cheap to read."""
     if listing.names is None:
         facts = zip(listing.files, listing.digest.split(), strict=True)
         return {name: (size, digest) for (name, size), digest in facts}
@@ -63,7 +64,7 @@ def _content(listing: Listing) -> dict[str, Any]:
 
 
 def _as_then(current: dict[str, Any], listing: Listing) -> dict[str, Any]:
-    """Returns the facts without pictures whose suffixes the listing's version of dgflow did not list."""
+    """Returns `current` without the pictures whose suffixes the listing's version of dgflow did not list."""
     if listing.form == "parquet" or not _all_former(_content(listing)):
         return current
     return {name: facts for name, facts in current.items() if _all_former([name])}

@@ -1,5 +1,4 @@
-"""Training batches of CIFAR-10 and CIFAR-100 in the form in which their authors publish them: pickles or
-plain bytes."""
+"""Reads the training batches of CIFAR-10 and CIFAR-100 in their published forms: pickles or plain bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ _GLOBALS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"
 
 class _Form(NamedTuple):
     batches: tuple[str, ...]
-    mark: str  # a file that lies beside the batches
-    label: str | int  # the key of the labels, or the count of bytes before a picture; the last is its label
+    mark: str  # a file beside the batches, by which the form is recognised
+    label: str | int  # key of the labels, or number of bytes before an image, of which the last is the label
     classes: int
 
 
@@ -40,9 +39,9 @@ class CifarBatches(NamedTuple):
 
 
 def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
-    """Returns the training batches among the paths; None if there are none.
+    """Returns the training batches among the paths, None if there are none.
 
-    Raises ValueError if some batches are missing.
+    Raises ValueError if some of the batches are missing.
     """
     for form in _FORMS:
         marked = [name for name in names if name.rpartition("/")[2] == form.mark]
@@ -54,8 +53,8 @@ def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
             continue
         if missing:
             raise ValueError(
-                f"expected CIFAR's {', '.join(form.batches)} in {source}, found no {missing[0]}; fetch the "
-                "archive again"
+                f"expected CIFAR's {', '.join(form.batches)} in {source}, but {missing[0]} is missing; "
+                "download the archive again"
             )
         return CifarBatches(tuple(f"{folder}{batch}" for batch in form.batches), form)
     return None
@@ -107,19 +106,19 @@ def _binary(data: bytes, form: _Form, where: str) -> tuple[np.ndarray, np.ndarra
     if not data or len(data) % (before + _PIXELS):
         raise ValueError(
             f"expected records of {before + _PIXELS:,} bytes in {where}, found {len(data):,} bytes, which is "
-            "no whole number of them; fetch the archive again"
+            "not a whole number of records; download the archive again"
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, before + _PIXELS)
     return records[:, before:], records[:, before - 1].astype(np.int64)
 
 
 def load_batch(data: bytes, where: str) -> dict[str, Any]:
-    """Returns the dictionary that a batch pickles: uint8 arrays as numpy arrays, the rest as Python wrote it
-    (strings as bytes).
+    """Returns the dictionary in the pickle of a batch: uint8 arrays as numpy arrays, strings as bytes, other
+    values unchanged.
 
     Raises:
-        ValueError: the pickle holds no dictionary, names other globals, or holds arrays that are not uint8 or
-            not complete.
+        ValueError: the pickle holds no dictionary, names other globals, or holds arrays that are incomplete
+            or not uint8.
     """
     try:
         batch = load_records(io.BytesIO(data), len(data), _GLOBALS, encoding="bytes")
@@ -131,23 +130,23 @@ def load_batch(data: bytes, where: str) -> dict[str, Any]:
         }
     except Exception as error:  # a damaged pickle can raise anything
         reason = (
-            f"it names {error}, and may name {', '.join(_GLOBALS)} alone: it is not CIFAR's, do not open it"
+            f"it names {error}, but only {', '.join(_GLOBALS)} are allowed: it is not CIFAR's, do not open it"
             if isinstance(error, Refused)
             else error
         )
         raise ValueError(
-            f"expected a batch of CIFAR at {where}, found what cannot be used ({reason}); fetch the archive "
+            f"expected a batch of CIFAR at {where}, found an unusable file ({reason}); download the archive "
             "again"
         ) from error
 
 
 def _array(value: Any) -> Any:
-    """Converts the record of an array to that array; returns any other value unchanged."""
+    """Converts the pickled record of an array to the array. Returns any other value unchanged."""
     if not isinstance(value, Record):
         return value
     _version, shape, dtype, fortran, data = value.state
     if not isinstance(dtype, Record) or dtype.args[0] not in (b"u1", "u1") or fortran:
         raise pickle.UnpicklingError("an array that is not of uint8 in C order")
     if not isinstance(data, bytes) or math.prod(shape) != len(data):
-        raise pickle.UnpicklingError(f"an array of shape {shape} with other bytes than it needs")
+        raise pickle.UnpicklingError(f"an array of shape {shape} with another number of bytes")
     return np.frombuffer(data, np.uint8).reshape(shape)

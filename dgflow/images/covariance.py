@@ -1,11 +1,11 @@
-"""The properties that a covariance matrix must have."""
+"""Checks that a matrix can be a covariance."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_ASYMMETRY = 1e-6  # of the largest element: some statistics were computed in float32
-_INDEFINITE = 1e-4  # relative to the largest eigenvalue, for eigenvalues of a few thousand features
+_ASYMMETRY = 1e-6  # tolerance relative to the largest element, since some statistics were computed in float32
+_INDEFINITE = 1e-4  # tolerance for negative eigenvalues relative to the largest element
 
 
 def covariance_fault(covariance_DD: np.ndarray) -> str:

@@ -1,9 +1,9 @@
-"""Digests of images: of pixels if a file holds arrays, of the files' bytes if it holds pictures.
+"""Computes digests of images: of the pixels of arrays, and of the encoded bytes of pictures.
 
 Arrays of the same pixels and labels have the same digest in every file format (`rows_sha256` of the columns
 `image` and `label`). The same pictures in the same order with the same labels have the same digest in a
-folder, a zip, a tar and Parquet. Digests of arrays and of pictures are not comparable: a PNG's bytes depend
-on the program that wrote it.
+folder, a zip, a tar and Parquet. Digests of arrays and of pictures are not comparable, since the bytes of a
+PNG depend on the program that wrote it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dgflow.store.identity import canonical_json
 
 
 class Digests(NamedTuple):
-    """The digest of a set of images, and the digests of its rows, with which a reader of a few rows verifies
-    only those.
+    """The digest of a set of images, and the digests of its rows, so that a reader of a few rows can verify
+    only these.
 
     Attributes:
         whole: sha256 of all rows and labels, 64 hex digits.
-        rows: sha256 of each row, uint8 [rows, 32]; None if a reader verifies all rows in any case.
+        rows: sha256 of each row, uint8 [rows, 32]; None if a reader always verifies the whole set.
     """
 
     whole: str
@@ -31,13 +31,13 @@ class Digests(NamedTuple):
 
 
 def row_sha256(row: bytes | np.ndarray) -> bytes:
-    """Returns the digest (32 bytes) of one picture's bytes, or of one image's pixels in C order."""
+    """Returns the digest, 32 bytes, of the bytes of one picture or of the pixels of one image in C order."""
     return hashlib.sha256(_buffer(row)).digest()
 
 
 def picture_digests(pictures: Iterable[bytes], labels: np.ndarray | None) -> Digests:
-    """Returns the digests of encoded pictures in row order, from the sha256 of each picture's bytes and int64
-    labels."""
+    """Returns the digests of pictures in row order. The whole digest is computed from the sha256 of each
+    picture's bytes and from the int64 labels."""
     rows = bytearray()
     for picture in pictures:
         rows += row_sha256(picture)
@@ -50,7 +50,7 @@ def picture_digests(pictures: Iterable[bytes], labels: np.ndarray | None) -> Dig
 def pixel_digests(
     images: Iterable[bytes | np.ndarray], shape: tuple[int, ...], labels: np.ndarray | None
 ) -> Digests:
-    """Returns the digests of uint8 images [rows, H, W, C], yielded one by one, and int64 labels."""
+    """Returns the digests of uint8 images [rows, H, W, C], given one by one, with int64 labels."""
     rows = bytearray()
 
     def blocks() -> Iterable[bytes | memoryview]:
@@ -64,8 +64,8 @@ def pixel_digests(
 def pixels_sha256(
     blocks: Iterable[bytes | memoryview], shape: tuple[int, ...], labels: np.ndarray | None
 ) -> str:
-    """Returns the digest of uint8 images [rows, H, W, C], yielded as consecutive blocks of their C-order
-    bytes, and int64 labels."""
+    """Returns the digest of uint8 images [rows, H, W, C] with int64 labels. The images are given as
+    consecutive blocks of their C-order bytes."""
     digest = hashlib.sha256(canonical_json(["image", "|u1", list(shape)]).encode() + b"\n")
     for block in blocks:
         digest.update(block)

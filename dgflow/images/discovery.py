@@ -1,9 +1,8 @@
-"""Recognition and listing of image sources: `list_images` determines the form of a source and lists its
-images once.
+"""Recognises and lists image sources: `list_images` determines the form of a source and lists its images
+once.
 
 Truncated archives, damaged directories and mixtures of forms are refused before any image is read. Pictures
-are listed in the order of their names, so that a folder, a zip and a tar of the same pictures give the same
-rows.
+are listed in the order of their names, so a folder, a zip and a tar of the same pictures give the same rows.
 """
 
 from __future__ import annotations
@@ -49,17 +48,21 @@ _FORMS = (
 def list_images(
     source: str, labelled: Labelled = True, folder: str = "", *, every_split: bool = False
 ) -> Listing:
-    """Lists the images at a path (a relative one is below `folder`) or an `s3://` URL: those of the split
-    `train` if there are several, or of the split that `SOURCE@SPLIT` names. Labels are read if they are
-    wanted; optional labels that are not integers are interpreted or left out, with a note.
+    """Returns the listing of the images at a path or an `s3://` URL.
 
-    A source is a folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's
-    own archives or their unpacked files, or digits that a package carries. With `every_split` the pictures of
-    all splits are listed, as earlier versions did.
+    A source is a folder, zip or tar of pictures, a folder or tar of tars, Parquet, an npz, CIFAR's own
+    archives or their unpacked files, or digits in an installed package. Of several splits, `train` is listed,
+    or the split that `SOURCE@SPLIT` names.
+
+    Args:
+        labelled: whether labels are read. Optional labels that are not integers are interpreted or left out,
+            with a note.
+        folder: the folder that a relative path starts from.
+        every_split: list the pictures of all splits, as earlier versions did.
 
     Raises:
-        ValueError: nothing is there, the form is unknown, forms are mixed, none of several splits is the
-            default, or the source is truncated or damaged.
+        ValueError: the source does not exist, has an unknown form, mixes forms, has several splits but no
+            `train`, or is truncated or damaged.
         StoreError: S3 cannot be reached.
     """
     if source in PACKAGED:
@@ -69,7 +72,7 @@ def list_images(
     kind = location.kind()
     if kind is None:
         raise ValueError(
-            f"expected images at {source}, found nothing there; give {_FORMS}; looked at {location.url}"
+            f"expected images at {source}, found nothing there (looked at {location.url}); give {_FORMS}"
         )
     if kind == "folder":
         return _list_folder(asked, location)
@@ -153,8 +156,8 @@ def _list_npz(source: str, location: Location, labelled: Labelled) -> Listing:
 
 
 def _list_parquet(asked: Asked, location: Location, names: Sequence[str]) -> Listing:
-    """Reads the footers and, if wanted, the labels of files (names within `location`, "" for the location
-    itself)."""
+    """Lists the rows of files from their footers, and reads their labels if wanted. `names` are names within
+    `location`, or "" for the location itself."""
     source, labelled = asked.source, asked.labelled
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
     for name in names:
@@ -224,9 +227,8 @@ def _list_tars(asked: Asked, location: Location, files: dict[str, int]) -> Listi
     compressed = [name for name in files if tars.is_compressed(name or location.url)]
     if len(compressed) > OPEN_TARS:
         raise ValueError(
-            f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, each of "
-            "which every worker would decompress again and again; recompress them as plain .tar, or unpack "
-            "them"
+            f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, which "
+            "every worker would decompress repeatedly; store them as uncompressed .tar, or unpack them"
         )
     members: list[tars.Member] = []
     numbers: list[int] = []  # the number of the file of each picture
@@ -277,7 +279,7 @@ def _links_left_out(names: list[str]) -> tuple[str, ...]:
     if not names:
         return ()
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return (f"left out, as the archive has no file for them: {names[0]}{more}",)
+    return (f"links left out, since their targets are not in the archive: {names[0]}{more}",)
 
 
 def _noted(note: str) -> tuple[str, ...]:
@@ -285,15 +287,16 @@ def _noted(note: str) -> tuple[str, ...]:
 
 
 def _list_cifar(asked: Asked, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
-    """Lists CIFAR's batches; `sizes` are those of the folder's files, or of the archive, {"": bytes}."""
+    """Lists CIFAR's batches. `sizes` are the sizes of the folder's files, or that of the archive under ""."""
     if asked.split not in ("", "train"):
         raise ValueError(
             f"expected the split train in {asked.source.removesuffix(f'@{asked.split}')}, found "
-            f"{asked.split}: of CIFAR's archive the training images are read; leave out what follows the @"
+            f"{asked.split}: only the training images of CIFAR's archive are read; leave out the @ and what "
+            "follows it"
         )
     names = [""] if "" in sizes else batches.names
     listing = _whole("cifar", asked.source, location, tuple((name, sizes[name]) for name in names))
-    note = "" if asked.split else f"the {listing.rows:,} images of the split train are taken"
+    note = "" if asked.split else f"the {listing.rows:,} images of the split train are read"
     return replace(listing, split="train", notes=_noted(note))
 
 

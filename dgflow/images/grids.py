@@ -1,5 +1,5 @@
-"""Grids of several pictures in one PNG file: by default rows of eight, each picture shrunk to at most 64
-pixels, with transparent gaps of one pixel between them."""
+"""Draws several images as a grid in one PNG file: by default in rows of eight, each image shrunk to at most
+64 pixels, with transparent gaps of one pixel."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from dgflow.images.thumbnails import shrunk
 
-GRID = 8  # pictures per row
+GRID = 8  # images per row
 _KEYWORD = "dgflow"
 
 
 def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
-    """Arranges the pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`; returns RGBA
-    uint8."""
+    """Returns the grid, RGBA uint8, of images uint8 [B, H, W, C] with one or three channels, in rows of
+    `columns`."""
     small = np.stack([shrunk(image) for image in images_BHWC])
     count, height, width = small.shape[:3]
     rows = -(-count // columns)
@@ -33,8 +33,8 @@ def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
 
 
 def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None, columns: int = GRID) -> bytes:
-    """Returns a PNG file of the pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`;
-    `about`, JSON data, is stored in it as text."""
+    """Returns a PNG file of images uint8 [B, H, W, C] with one or three channels, in rows of `columns`.
+    `about` is JSON data that is stored in the file as text."""
     info, out = PngInfo(), io.BytesIO()
     if about is not None:
         height, width = shrunk(images_BHWC[0]).shape[:2]
@@ -46,17 +46,15 @@ def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None, c
 
 
 def read_grid(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the pictures of a file that `grid_file` wrote, uint8 [B, H, W, 3], shrunk as in the file, and
-    its `about`.
-
-    Raises ValueError or OSError for any other file.
+    """Returns the images of a file that `grid_file` wrote, uint8 [B, H, W, 3], shrunk as in the file, and the
+    file's `about`. Raises ValueError or OSError for any other file.
     """
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         assert isinstance(file, PngImageFile)
         about = json.loads(str(file.text.get(_KEYWORD, "null")))
         canvas = np.asarray(file.convert("RGB"))
     if not isinstance(about, dict) or not {"count", "height", "width"} <= about.keys():
-        raise ValueError("expected a grid of pictures with its description, found another PNG file")
+        raise ValueError("expected a grid of images with its description, found another PNG file")
     height, width, columns = about["height"], about["width"], about.get("columns", GRID)
     corners = (
         (number // columns * (height + 1), number % columns * (width + 1)) for number in range(about["count"])

@@ -1,8 +1,8 @@
-"""Checks of the headers of many pictures for what would stop their import later: transparency, and more than
-8 bits per channel.
+"""Checks the headers of many pictures for properties that would stop their import later: transparency, and
+more than 8 bits per channel.
 
-The check is meant for pictures on a local disk, where reading the first bytes costs a fraction of the import.
-For other pictures, and after a time limit, the error is raised when the picture is read.
+Only pictures on a local disk are checked, whose first bytes are read in a fraction of the time of the import.
+For other pictures, and after a time limit, the error is raised when the picture itself is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dgflow.images.readers import Reader
 
 SECONDS = 60.0
 _FORMS = ("folder", "zip", "tar")
-_HEAD = 1024  # bytes that contain a PNG's bit depth, and mostly its transparency
+_HEAD = 1024  # bytes read; they contain a PNG's bit depth, and usually its transparency
 _PNG, _WEBP = b"\x89PNG", b"WEBPVP8"
 _DEPTH, _COLOUR, _WITH_ALPHA = 24, 25, (4, 6)  # fields of a PNG header
 
@@ -34,7 +34,7 @@ def check_headers(reader: Reader, seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     if reader.listing.form not in _FORMS:
         return
-    with contextlib.suppress(OSError, EOFError, Changed):  # reading the pictures reports these errors
+    with contextlib.suppress(OSError, EOFError, Changed):  # reported later, when the pictures are read
         for row, head in _heads(reader.listing, reader.location):
             if time.monotonic() > end:
                 return
@@ -43,8 +43,8 @@ def check_headers(reader: Reader, seconds: float = SECONDS) -> None:
 
 
 def _heads(listing: Listing, location: Location) -> Iterator[tuple[int, bytes]]:
-    """Yields the first bytes of pictures on a local disk, by row; skips pictures of which more would have to
-    be read."""
+    """Yields rows and the first bytes of their pictures on a local disk. Pictures that would need more
+    reading are skipped."""
     if not isinstance(location, LocalLocation):
         return
     if listing.form == "folder":
@@ -82,7 +82,7 @@ def _inflated(data: bytes, method: int) -> bytes:
 
 
 def _is_unusual(head: bytes) -> bool:
-    """True if the picture may have an alpha channel or more than 8 bits per channel."""
+    """Returns True if the picture may have an alpha channel or more than 8 bits per channel."""
     if head.startswith(_PNG) and len(head) > _COLOUR:
         return head[_DEPTH] > 8 or head[_COLOUR] in _WITH_ALPHA or b"tRNS" in head
     return head[8:15] == _WEBP and head[15:16] in b"XL"

@@ -1,9 +1,9 @@
-"""Classes of images, from the labels that a source holds.
+"""Converts the labels of a source to classes.
 
-Labels are classes as integers. If they are required (to train networks with classes), anything else is
-refused. If they are optional (metrics, export), one-hot vectors, text and labels with gaps are interpreted,
-other forms are left out, and a note reports it. Labels that do not belong to these images (another number of
-labels, or none for some files) are refused in both cases.
+Labels are classes as integers. If labels are required (to train networks with classes), any other form is
+refused. If they are optional (metrics, export), one-hot vectors, text and missing labels are interpreted, and
+labels of other forms are left out; a note reports either. Labels that do not match the images (another number
+of labels, or files without a label) are always refused.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 Labelled = bool | Literal["optional"]
-"""True: labels are needed where there are any; "optional": those that can be used; False: none are read."""
+"""True: labels of a source have to be integers; "optional": labels are used if possible; False: labels are
+not read."""
 
 UNKNOWN = -1
-"""The label of an image whose class is not known."""
+"""The label of an image whose class is unknown."""
 
 _MOST_CLASSES = 10**6  # more than any known data set has
-_SHOWN = 3  # class names in a note
+_SHOWN = 3  # maximum number of class names in a note
 NUMBER_THEM = (
     "number the classes from 0 (of one-hot rows: numpy.argmax(labels, axis=1)), or, to import without "
     "classes, give num_classes=0"
@@ -30,14 +31,15 @@ IGNORE = "to leave labels out: --ignore-labels (in Python ignore_labels=True)"
 
 
 class Classes(NamedTuple):
-    """Classes as int64 [rows], None if there are none, and how they were interpreted, "" for integers."""
+    """Classes, int64 [rows], None without labels; and a note on their interpretation, "" for integers."""
 
     labels: np.ndarray | None
     note: str = ""
 
 
 def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
-    """Converts labels to classes, int64 [rows]; None if all are -1, which is how dgflow stores absent labels.
+    """Converts labels to classes, int64 [rows]. Returns None if all labels are -1, as dgflow stores images
+    without labels.
 
     Raises:
         ValueError: the number, shape or type of the labels is wrong.
@@ -55,8 +57,7 @@ def taken(values: np.ndarray, rows: int, where: str, labelled: Labelled) -> Clas
     None).
 
     Raises:
-        ValueError: the number of labels is not that of the images; or labels are required and are not
-            integers.
+        ValueError: there are more or fewer labels than images; or labels are required and are not integers.
     """
     if labelled != "optional":
         return Classes(as_labels(values, rows, where))
@@ -72,13 +73,13 @@ def taken(values: np.ndarray, rows: int, where: str, labelled: Labelled) -> Clas
 
 
 def left_out(why: str) -> Classes:
-    """Returns no classes, with a note that gives the reason."""
+    """Returns `Classes` without labels, and with a note that gives the reason."""
     return Classes(None, f"the labels are left out: {why}")
 
 
 def listed_labels(names: Sequence[str], labels_json: bytes, source: str, labelled: Labelled) -> Classes:
-    """Returns the classes of files from a `dataset.json`, `{"labels": [[path, label], ...]}`; none if the
-    file says that there are none.
+    """Returns the classes of files from a `dataset.json`, `{"labels": [[path, label], ...]}`. A file with
+    `"labels": null` gives no classes.
 
     Raises:
         ValueError: a file has no label; or labels are required and are not integers.
@@ -91,7 +92,7 @@ def listed_labels(names: Sequence[str], labels_json: bytes, source: str, labelle
         labels = {name: label for name, label in listed}
     except (ValueError, KeyError, TypeError) as error:
         if labelled == "optional":
-            return left_out("dataset.json is of another form than EDM's")
+            return left_out("dataset.json is not in EDM's form")
         raise _no_list(where, error) from error
     try:
         values = [labels[name] for name in names]
@@ -103,8 +104,8 @@ def listed_labels(names: Sequence[str], labels_json: bytes, source: str, labelle
 
 
 def array_of(values: Sequence[Any]) -> np.ndarray:
-    """Converts a list of labels to an array: of numbers, [rows] or [rows, K], if they are numbers; else of
-    objects."""
+    """Converts a list of labels to an array: of numbers, [rows] or [rows, K], if all labels are numbers, else
+    of objects."""
     if any(value is None for value in values):
         return _objects(values)
     try:
@@ -115,21 +116,23 @@ def array_of(values: Sequence[Any]) -> np.ndarray:
 
 
 def classes_or_unknown(labels: np.ndarray) -> np.ndarray:
-    """Returns the labels; -1 for all if some cannot be classes (negative, except -1, or too large)."""
+    """Returns the labels unchanged, or -1 for all images if some labels cannot be classes, because they are
+    negative (except -1) or too large."""
     if not len(labels) or (labels.min() >= UNKNOWN and labels.max() < _MOST_CLASSES):
         return labels
     return np.full_like(labels, UNKNOWN)
 
 
 def no_classes(labels: np.ndarray | None) -> str:
-    """Returns a note on labels of which some cannot be classes; "" if all can."""
+    """Returns a note if some labels cannot be classes, else ""."""
     if labels is None or classes_or_unknown(labels) is labels:
         return ""
-    return f"labels from {labels.min()} to {labels.max()} are no classes (0, 1, ...): they are not looked at"
+    return f"labels from {labels.min()} to {labels.max()} are not classes (0, 1, ...) and are ignored"
 
 
 def _understood(values: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """Returns int64 [rows] and the interpretation, or None and a description of the labels."""
+    """Returns the classes, int64 [rows], and their interpretation; or None and a description of the
+    labels."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind in "US":
@@ -153,7 +156,7 @@ def _of_vectors(values: np.ndarray) -> tuple[np.ndarray | None, str]:
     if not values.any():
         return np.full(len(values), UNKNOWN, np.int64), ""
     if ((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all():
-        return values.argmax(axis=1).astype(np.int64), "one-hot: the class is the place of the 1 (argmax)"
+        return values.argmax(axis=1).astype(np.int64), "one-hot: the class is the position of the 1 (argmax)"
     return None, f"vectors of {values.shape[1]} numbers that are not one-hot"
 
 
@@ -166,7 +169,7 @@ def _of_floats(values: np.ndarray) -> tuple[np.ndarray | None, str]:
 
 
 def _of_objects(values: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """Interprets labels that are text or cells that may be empty."""
+    """Interprets labels that are text, or of which some may be missing."""
     missing = np.array([value is None for value in values], bool)
     there = [
         value.decode(errors="replace") if isinstance(value, bytes) else value for value in values[~missing]
@@ -193,7 +196,7 @@ def _gaps(missing: int, rows: int) -> str:
 
 def _objects(values: Sequence[Any]) -> np.ndarray:
     array = np.empty(len(values), object)
-    for row, value in enumerate(values):  # one by one, since lists of one length would add an axis
+    for row, value in enumerate(values):  # one by one, since lists of equal length would add an axis
         array[row] = value
     return array
 

@@ -1,7 +1,7 @@
-"""The images of a source as one compact record: the pictures, the location of each, and its class.
+"""A compact record of the images of a source: their names, locations and classes.
 
-Two sources of the same content have the same record, wherever they are stored. `discovery` writes it,
-`readers` read by it.
+Two sources of the same content have the same record, wherever they are stored. `discovery` makes the record,
+and `readers` read images by it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ _META = b"dgflow"
 class Listing:
     """The images of a source in row order.
 
-    `files` are the files to open (path within the source, "" for the source itself; bytes); empty for a
-    folder of pictures, whose rows are its files. `digest` is the digest of the content if listing reads the
-    content or its checksums anyway: for tars and Parquet (the footers) one for each of `files`, separated by
-    spaces, "-" for an uncompressed tar. `columns` locate a row (int64 [rows] each): `size` bytes of the
-    picture, `file` its number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's
-    row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's
-    header.
+    Attributes: files: the files to open, as (path within the source, or "" for the source itself; size in
+        bytes). Empty for a folder of pictures, whose rows are its files. digest: the digest of the content,
+        if listing reads the content or its checksums anyway. Tars and Parquet (the footers) have one digest
+        for each of `files`, separated by spaces, "-" for an uncompressed tar. columns: the location of each
+        row, int64 [rows] each: `size`, the bytes of the picture; `file`, the number of its file in `files`;
+        `offset`, its offset in that file, or its row in a Parquet file; `group`, its row group in Parquet,
+        counted over all files; `stored`, its compressed bytes in a zip; `crc`, the checksum of a picture in a
+        zip, or of the header in a tar.
     """
 
     form: Form
@@ -42,12 +43,12 @@ class Listing:
     classes: tuple[str, ...] = ()  # the names of class folders, in the order of the labels
     digest: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    # Known when the source is listed, and not stored in the file:
+    # Not stored in the encoded record:
     split: str = ""  # the split that is read, if the source has others
-    notes: tuple[str, ...] = ()  # remarks for people, such as labels that were left out
+    notes: tuple[str, ...] = ()  # remarks for the user, such as on labels that were left out
 
     def name(self, row: int) -> str:
-        """Returns the name of a row in messages."""
+        """Returns the name of a row for messages."""
         return f"image {row}" if self.names is None else self.names[row].as_py()
 
     def paths(self, rows: list[int]) -> list[str]:
@@ -56,7 +57,7 @@ class Listing:
         return self.names.take(pa.array(rows, pa.int64())).to_pylist()
 
     def encoded(self) -> bytes:
-        """Encodes the listing as a Parquet file; equal listings give equal bytes with the same version of
+        """Encodes the listing as a Parquet file. Equal listings give equal bytes with the same version of
         pyarrow."""
         columns: dict[str, pa.Array | np.ndarray] = {} if self.names is None else {"name": self.names}
         columns |= {} if self.labels is None else {"label": self.labels}
@@ -71,12 +72,12 @@ class Listing:
 
     @staticmethod
     def rows_in(data: bytes) -> int:
-        """Returns the number of images in a file that `encoded` wrote, from its footer alone."""
+        """Returns the number of images in an encoded listing, from its footer alone."""
         return pq.read_metadata(io.BytesIO(data)).num_rows
 
     @classmethod
     def decoded(cls, data: bytes) -> Listing:
-        """Decodes the listing in a file that `encoded` wrote."""
+        """Decodes an encoded listing."""
         table = pq.read_table(io.BytesIO(data))
         meta = json.loads((table.schema.metadata or {})[_META])
         columns = {name: table.column(name) for name in table.column_names if name != "row"}
@@ -119,6 +120,6 @@ def replaced(where: str) -> Changed:
 def unseen(what: str) -> ValueError:
     """Returns the error for a file that cannot be reached from this host."""
     return ValueError(
-        f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where "
-        "every node sees it, such as s3://, or bring it back"
+        f"{socket.gethostname()} cannot reach {what}, which existed when it was listed: put the data where "
+        "every node can reach it, such as s3://, or restore it"
     )

@@ -1,4 +1,4 @@
-"""Images and labels among the arrays of an npz."""
+"""Finds and reads the images and labels among the arrays of an npz."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dgflow.images.labels import Classes, Labelled, left_out, taken
 from dgflow.store.identity import fingerprint
 
 IMAGE_NAMES = ("arr_0", "samples", "image")
-"""OpenAI's, another that is used, and dgflow's own."""
+"""Names of the array of images: OpenAI's, a common one, and dgflow's own."""
 
-_MOST_BYTES = 2**30  # limit for labels, which are read in full
+_MOST_BYTES = 2**30  # maximum size of labels, which are read in full
 _LABEL_NAMES = {"arr_0": ("arr_1",), "samples": ("label", "labels"), "image": ("label", "labels")}
 
 
 class NpzImages:
-    """The uint8 images [rows, H, W, C] or [rows, H, W] of an npz; `shape` has four dimensions."""
+    """The uint8 images [rows, H, W, C] or [rows, H, W] of an npz. `shape` always has four dimensions."""
 
     def __init__(self, source: str, location: Location) -> None:
-        """Reads the header. Raises ValueError if there are no images, or images of another form."""
+        """Reads the header. Raises ValueError if the npz holds no images, or images in another form."""
         self._npz = NpzFile(source, location)
         names = self._npz.names
         found = [name for name in IMAGE_NAMES if name in names]
@@ -39,12 +39,12 @@ class NpzImages:
 
     @property
     def digest(self) -> str:
-        """The digest of the checksums in the file's directory; reads no values."""
+        """The digest of the checksums in the zip directory of the file. No values are read."""
         return fingerprint(self._npz.checksums())
 
     def labels(self, labelled: Labelled = True) -> Classes:
-        """Returns the classes; none if there is no array of labels. Raises ValueError as `labels.taken`
-        does."""
+        """Returns the classes, which are empty without an array of labels. Raises ValueError as
+        `labels.taken` does."""
         name = next((name for name in _LABEL_NAMES[self._name] if name in self._npz.names), None)
         if name is None:
             return Classes(None)
@@ -66,7 +66,7 @@ class NpzImages:
         return images
 
     def blocks(self) -> Iterator[bytes]:
-        """Yields the bytes of all rows; the checksum is verified with the last ones."""
+        """Yields the bytes of all rows in blocks. The checksum is verified with the last block."""
         return self._npz.blocks(self._name, self._header)
 
 

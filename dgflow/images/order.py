@@ -1,6 +1,6 @@
-"""Order, classes and indices of images, from file names or a column of indices.
+"""Determines the order and the indices of images from file names or a column of indices.
 
-Samples with indices are taken in the order of their indices, each exactly once, or not at all.
+Samples with indices are read in the order of their indices, and each index has to occur exactly once.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 
 class Unordered(ValueError):
-    """Raised if the images' indices are not consecutive. For samples, some are missing; for a reference, the
-    indices may be those of a larger set.
+    """Raised if the images' indices are not consecutive. For samples this means that some are missing; a
+    reference may be part of a larger set.
 
     Attributes:
-        order: int64 [rows], the order in which the images are taken nevertheless.
-        note: a remark that is added in that case.
+        order: int64 [rows], the order in which the images are read if the caller accepts gaps.
+        note: a remark for that case.
     """
 
     def __init__(self, message: str, order: np.ndarray, note: str) -> None:
@@ -28,19 +28,22 @@ class Unordered(ValueError):
         return Unordered, (str(self), self.order, self.note)
 
 
-_SHOWN = 5  # indices in a message
-OTHER_INDEX = "the column index is of another data set, leave that column out or give it another name"
+_SHOWN = 5  # maximum number of indices in a message
+OTHER_INDEX = "the column index belongs to another data set, leave that column out or rename it"
 _STEM = re.compile(r"\d{1,18}")
 _STYLEGAN = re.compile(r"img(\d{8})")
 
 
 def index_order(names: Sequence[str], source: str) -> tuple[np.ndarray, int] | None:
-    """Returns the order (int64 [rows]) of picture files by the indices in their paths, and the first index;
-    None if the paths are names.
+    """Returns the order (int64 [rows]) of picture files by the indices in their paths, and the first index.
+    None if the paths hold no indices.
 
-    Indices are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as
-    in the data sets of StyleGAN and EDM), and plain numbers of which at least half are present (with fewer,
-    they are names such as COCO's, not indices).
+    Paths with indices are:
+
+    - `000000/000123.png`, in folders of a thousand, as EDM writes them;
+    - `00000/img00000123.png`, as in the data sets of StyleGAN and EDM;
+    - plain numbers, if at least half of the range is present. Otherwise the numbers are names, such as
+      COCO's.
 
     Raises:
         Unordered: indices are missing.
@@ -54,7 +57,7 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
     """Returns the order (int64 [rows]) that sorts the indices, and the first index.
 
     Raises:
-        Unordered: some of first, first + 1, ..., last are missing; the message names the first few.
+        Unordered: indices between the first and the last are missing; the message names the first few.
         ValueError: some indices are duplicated.
     """
     order = np.argsort(index, kind="stable")
@@ -65,8 +68,8 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
         one, other = int(order[twice[0]]), int(order[twice[0] + 1])
         such = f", such as {names[one]} and {names[other]}" if names else ""
         raise ValueError(
-            f"expected each index once in {source}, found {doubled} more than once{such}; remove those that "
-            "do not belong to this set"
+            f"expected each index once in {source}, found {doubled} more than once{such}; remove the images "
+            "that do not belong to this set"
         )
     if (steps != 1).any():
         missing = [
@@ -77,22 +80,22 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
             )
         ]
         first, last = int(index[order[0]]), int(index[order[-1]])
-        remedy = "give the others names that are no numbers" if names else "number the rows anew"
+        remedy = "give the files names that are not numbers" if names else "renumber the rows"
         count = last - first + 1 - len(index)
         lost = _shown(missing, count)
         raise Unordered(
             f"expected every index from {first} to {last} in {source}, found {len(index):,} of "
-            f"{last - first + 1:,}: {lost} missing; make those, or {remedy}",
+            f"{last - first + 1:,}: {lost} missing; generate the missing images, or {remedy}",
             order,
-            f"{count:,} of the numbers {first} to {last} are missing ({lost}): taken as part of a larger set",
+            f"{count:,} of the numbers {first} to {last} are missing ({lost}): read as part of a larger set",
         )
     return order, int(index[order[0]])
 
 
 def _indices(names: Sequence[str]) -> np.ndarray | None:
-    """Returns the numbers of files whose names are numbers, None if the names are not."""
+    """Returns the indices in the names of files, None if the names hold no indices."""
     if len({name.rpartition("/")[0].rpartition("/")[0] for name in names}) > 1:
-        return None  # more folders, above those that could group a thousand files
+        return None  # more levels of folders than one that groups a thousand files
     numbers, numbered = [], True
     for name in names:
         folder = name.rpartition("/")[0].rpartition("/")[2]

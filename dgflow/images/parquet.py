@@ -1,4 +1,4 @@
-"""Images in Parquet: dgflow's shards (tensors) and the format of Hugging Face's data sets (encoded pictures).
+"""Reads images in Parquet: dgflow's shards (tensors) and the format of Hugging Face's data sets (pictures).
 
 Page checksums are verified if a file has them.
 """
@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from dgflow.files.locations import Location
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
-"""Names of the column of images in data sets; the first that is there is taken."""
+"""Names of the column of images in data sets. The first name that a file has is used."""
 LABEL_NAMES = ("label", "labels", "fine_label", "cls")
+"""Names of the column of labels, in the same way."""
 
 _BYTES = (
     pa.types.is_binary,
@@ -31,13 +32,13 @@ _BYTES = (
 class ImageFile:
     """One Parquet file of images.
 
-    `shape` is [H, W, C] of tensors, None for pictures; `label` is the column of labels, None if there is
-    none; `counts` are the rows of each row group.
+    `shape` is [H, W, C] of tensors, None for pictures. `label` is the name of the column of labels, None
+    without one. `counts` are the numbers of rows of the row groups.
     """
 
     def __init__(self, location: Location, name: str, source: str) -> None:
-        """Opens the file. Raises FileNotFoundError, and ValueError for another format, a truncated file, or
-        no images."""
+        """Opens the file. Raises FileNotFoundError, and ValueError for another format, a truncated file, or a
+        file without images."""
         self.where = f"{source}: {name}" if name else source
         self._handle = location.open(name)
         try:
@@ -52,7 +53,7 @@ class ImageFile:
         self.shape = _shape_of(schema.field(self._image).type, self._image, self.where)
         self.label = next((name for name in LABEL_NAMES if name in self.columns), None)
         self.counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self.starts = np.cumsum([0, *self.counts])  # the first row of each group, and the total number
+        self.starts = np.cumsum([0, *self.counts])  # first row of each group, then the number of rows
 
     @property
     def size(self) -> int:
@@ -60,7 +61,7 @@ class ImageFile:
         return self._handle.seek(0, 2)
 
     def footer_sha256(self) -> str:
-        """Returns the digest of the footer, which locates every part of the file."""
+        """Returns the sha256 of the footer, which locates every part of the file."""
         end = self._handle.seek(-8, 2)
         length = min(int.from_bytes(self._handle.read(4), "little"), end)
         self._handle.seek(end - length)
@@ -83,15 +84,15 @@ class ImageFile:
         return self._read(lambda: self._file.read(columns=[name])).column(0).to_pylist()
 
     def cells(self, group: int) -> Sequence[Any] | np.ndarray:
-        """Reads the images of a row group: uint8 [rows, H, W, C], or a list of bytes."""
+        """Reads the images of a row group: uint8 [rows, H, W, C], or a list of the pictures' bytes."""
         column = self._read(lambda: self._file.read_row_group(group, columns=[self._image])).column(0)
         if self.shape is not None:
             return self._tensors(column, group)
         cells = (_part(column, "bytes") if pa.types.is_struct(column.type) else column).to_pylist()
         if None in cells:
             raise ValueError(
-                f"expected the pictures themselves in {self.where}, found only a path or nothing in row "
-                f"{self.starts[group] + cells.index(None)}; save them with their bytes (in datasets: "
+                f"expected the bytes of pictures in {self.where}, found only a path or nothing in row "
+                f"{self.starts[group] + cells.index(None)}; save the pictures with their bytes (in datasets: "
                 "embed_external_files=True)"
             )
         return cells
@@ -116,7 +117,7 @@ class ImageFile:
             return read()
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"expected whole rows at {self.where}, found damaged ones ({error}); fetch that file again"
+                f"expected whole rows at {self.where}, found damaged ones ({error}); fetch the file again"
             ) from error
 
 

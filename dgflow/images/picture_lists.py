@@ -1,5 +1,5 @@
-"""Selection of pictures among the files of a folder, a zip or tars: the pictures to read, their classes, and
-notes on what is left out."""
+"""Selects the pictures to read among the files of a folder, a zip or tars, with their classes and notes on
+files that are left out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to a source: its address, the split that the address names ("" for the default), the labels
-    that are wanted, and whether all splits are listed, as earlier versions did."""
+    """A request to list a source.
+
+    Attributes:
+        source: the address.
+        split: the split that the address names, "" for the default.
+        labelled: the labels that are wanted.
+        every_split: list all splits, as earlier versions did.
+    """
 
     source: str
     split: str = ""
@@ -40,7 +46,7 @@ class Asked:
 
 
 class Pictures(NamedTuple):
-    """The pictures to read, as names in order; their split; and notes on the others."""
+    """The pictures to read, by their split, and notes on the files that are left out."""
 
     split: Split
     notes: tuple[str, ...]
@@ -51,9 +57,8 @@ def is_picture(name: str) -> bool:
 
 
 def chosen_pictures(asked: Asked, names: Sequence[str], others: Collection[str]) -> Pictures:
-    """Returns the pictures of one split among `names`, sorted; `others` are the files beside them.
-
-    Raises as `split_of_pictures` does.
+    """Returns the pictures of one split among `names`, sorted by name. `others` are the files that are not
+    pictures. Raises ValueError as `split_of_pictures` does.
     """
     split = Split(sorted(names)) if asked.every_split else _split(asked, sorted(names))
     note = "" if asked.split else note_of(split, asked.source, len(split.names))
@@ -70,7 +75,7 @@ def members_by_name(source: str, members: Iterable[Named], names: Iterable[str])
             continue
         if member.name in found:
             raise ValueError(
-                f"expected each name once in {source}, found {member.name} twice; write that archive anew"
+                f"expected each name once in {source}, found {member.name} twice; write the archive again"
             )
         found[member.name] = member
     return [found[name] for name in names]
@@ -86,8 +91,11 @@ def listing_of(
     digest: str = "",
     tars: bool = False,
 ) -> Listing:
-    """Returns the listing of pictures, with the classes from `dataset.json` or from their folders; `tars`:
-    the first folders are tars of a folder."""
+    """Returns the listing of pictures, with classes from `dataset.json` or from their folders.
+
+    Args:
+        tars: whether the first folder in a picture's path is the tar that holds it.
+    """
     names, level = pictures.split.names, pictures.split.level
     labels, classes, note = None, (), ""
     if labels_json is not None:
@@ -121,22 +129,22 @@ def left_out(names: Collection[str]) -> str:
 
 
 def link_notes(source: str, contents: Contents, is_data: Collection[str]) -> tuple[str, ...]:
-    """Returns notes on links below a folder; `is_data` are the suffixes of the files that are read.
+    """Returns notes on the links below a folder. `is_data` are the suffixes of the files that are read.
 
-    Raises ValueError for a broken link to a data file.
+    Raises ValueError for a broken link with such a suffix.
     """
     for name in contents.unusable:
         if name.lower().endswith(tuple(is_data)):
             raise ValueError(
-                f"expected a file at {name} in {source}, found a link that leads nowhere, or no regular "
-                "file; bring back its target or remove it"
+                f"expected a file at {name} in {source}, found a broken link, or something other than a "
+                "regular file; restore the link's target or remove it"
             )
     return tuple(
         text.format(_such(names))
         for names, text in (
-            (contents.unusable, "left out, as no file is behind them: {}"),
+            (contents.unusable, "left out, since they are not files: {}"),
             (contents.again, "reached twice and read once: {}"),
-            (contents.shared, "links to the same file as another link, so that it is read twice: {}"),
+            (contents.shared, "links to the same file as another link, so that the file is read twice: {}"),
         )
         if names
     )
@@ -147,7 +155,7 @@ def _split(asked: Asked, names: list[str]) -> Split:
 
 
 def _without(name: str, level: int | None) -> str:
-    """Returns a path without its folder at that depth."""
+    """Returns a path without its folder at depth `level`."""
     if level is None:
         return name
     parts = name.split("/")

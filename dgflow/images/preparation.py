@@ -1,5 +1,5 @@
-"""Preparation of pictures for networks: the resizing and cropping with which the data sets' published
-reference statistics were computed. Input and output are uint8 [H, W, C], C 1 or 3."""
+"""Prepares images for networks: resizing and cropping as for the published reference statistics of the data
+sets. Input and output are uint8 [H, W, C], where C is 1 or 3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 Preparation = Literal["none", "adm-center-crop", "score-sde-celeba", "lanczos"]
 
-_CELEBA_CROP = 140  # side in pixels, for pictures of 178 x 218
+_CELEBA_CROP = 140  # side in pixels of the crop of an image of 178 x 218
 
 
 def prepare(
@@ -22,17 +22,17 @@ def prepare(
     average_pool: int = 1,
     pad: int = 0,
 ) -> np.ndarray:
-    """Prepares one picture as uint8 [size, size, channels].
+    """Prepares one image as uint8 [size, size, channels].
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey picture becomes three equal channels if three are
-            wanted, and three equal channels become one if one is wanted.
-        average_pool: shrink by this integer factor, with preparation "none".
-        pad: then add that many black pixels on every side, with preparation "none".
+        pixels: uint8 [H, W] or [H, W, 1 or 3]. One channel is repeated if three are wanted; three equal
+            channels become one if one is wanted.
+        average_pool: with preparation "none", the integer factor by which the image is shrunk.
+        pad: with preparation "none", the number of black pixels that are then added on every side.
 
     Raises:
-        ValueError: the type is wrong, the picture has colour where one channel is wanted, or the preparation
-            does not accept its size.
+        ValueError: the dtype or shape is wrong, the image has colour although one channel is wanted, or the
+            preparation does not accept its size.
     """
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
@@ -53,10 +53,10 @@ def prepare(
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Returns a picture as [H, W, channels]: a grey one repeated to three channels, or the first of three
-    equal channels.
+    """Returns an image as [H, W, channels]: one channel repeated to three, or the first of three equal
+    channels.
 
-    Raises ValueError for a picture in colour if one channel is wanted.
+    Raises ValueError for an image in colour if one channel is wanted.
     """
     if channels > 1:
         return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
@@ -69,9 +69,12 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Prepares ImageNet as ADM and DiT are trained on it: halve with a box filter while the shorter side is
-    at least 2 `size`, bring it to `size` with PIL's bicubic filter, crop the centre (offsets rounded down). A
-    smaller picture is enlarged."""
+    """Prepares an image of ImageNet as in the training of ADM and DiT.
+
+    1. Halve the image with a box filter while the shorter side is at least 2 `size`.
+    2. Resize the shorter side to `size` with PIL's bicubic filter. A smaller image is enlarged.
+    3. Crop the centre, with offsets rounded down.
+    """
     image = _to_pil(pixels)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -81,13 +84,16 @@ def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def score_sde_celeba(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Prepares CelebA as score_sde's models are trained on it: the centre 140 x 140 (offsets rounded down) of
-    the aligned pictures, resized with an antialiased linear filter in floating point, then rounded to the
-    nearest integer (halves up)."""
+    """Prepares an aligned image of CelebA as in the training of score_sde's models.
+
+    1. Crop the centre to 140 x 140, with offsets rounded down.
+    2. Resize with an antialiased linear filter in floating point.
+    3. Round to the nearest integer, halves up.
+    """
     if min(pixels.shape[:2]) < _CELEBA_CROP:
         raise ValueError(
             f"expected a picture of at least {_CELEBA_CROP} x {_CELEBA_CROP} for score-sde-celeba, found "
-            f"{_sides(pixels)}; take the aligned and cropped pictures of CelebA (178 x 218)"
+            f"{_sides(pixels)}; use the aligned and cropped pictures of CelebA (178 x 218)"
         )
     crop = _center(pixels, _CELEBA_CROP).astype(np.float32)
     # PIL filters floating-point pictures ("F") one channel at a time.
@@ -101,7 +107,7 @@ def score_sde_celeba(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def lanczos(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a square picture with PIL's Lanczos filter, as FFHQ's 64 x 64 pictures are made from 1024 x
+    """Resizes a square image with PIL's Lanczos filter, as FFHQ's 64 x 64 images are made from 1024 x
     1024."""
     if pixels.shape[0] != pixels.shape[1]:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Reading the images of a listing, in any order and in any process.
+"""Reads the images of a listing, in any order and in any process.
 
 A source that no longer matches its listing is refused (`Changed`). A broken picture is returned as an error
-value, so that a check can continue with the next picture. Readers can be pickled; open files are not. Each
-reader is for one thread.
+value, so that a check can continue with the next picture. Readers can be pickled, without their open files. A
+reader is used by one thread only.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ from dgflow.images.parquet import ImageFile
 from dgflow.images.pictures import check_picture, decode_picture
 from dgflow.images.splits import locate_images
 
-_AT_ONCE = 32  # pictures whose bytes are held in memory
+_AT_ONCE = 32  # maximum number of pictures whose bytes are in memory
 OPEN_TARS = 256
-"""The number that is kept open: it bounds a worker's use of the disk, where they are compressed."""
-_OPEN_PARQUET = 128
+"""Maximum number of open tars. It limits the disk space of a worker for compressed tars."""
+_OPEN_PARQUET = 128  # maximum number of open Parquet files
 
 Rows = Sequence[int] | np.ndarray
 
 
 def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: bool = False) -> Reader:
-    """Returns a reader of the images that `listing` has of `source`, a relative path below `folder`. With
-    `drop_alpha` the alpha channel of transparent pictures is left out. Opens no file yet."""
+    """Returns a reader of the listed images of `source`, without opening a file.
+
+    Args:
+        folder: the folder that a relative path starts from.
+        drop_alpha: drop the alpha channel of transparent pictures, which are refused otherwise.
+    """
     whole = dict.fromkeys(["cifar", *FORMS], WholeReader)
     kinds = {"npz": NpzReader, "parquet": ParquetReader, **whole}
     location = None if listing.form in FORMS else locate_images(source, folder)[0]
@@ -46,7 +50,7 @@ def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: boo
 
 
 class Reader(ABC):
-    """The images of a listing. Their files are opened when they are first read."""
+    """The images of a listing. Files are opened at the first read."""
 
     def __init__(
         self, source: str, location: Location | None, listing: Listing, drop_alpha: bool = False
@@ -63,22 +67,22 @@ class Reader(ABC):
         return self._location
 
     def read(self, rows: Rows, expected: np.ndarray | None = None) -> Iterator[np.ndarray | ValueError]:
-        """Returns the pixels of rows in the order of the request, uint8 [H, W, 1|3], owned by the caller; for
-        a broken picture the error that names it. Ascending order is fastest.
+        """Yields the pixels of rows in the order of the request, uint8 [H, W, 1|3], owned by the caller. For
+        a broken picture it yields the error that names the picture. Ascending order is fastest.
 
         Args:
             expected: the `Digests.rows` of these rows, with which the rows are compared.
 
         Raises:
-            Changed: the source differs from the listing, or a row differs from the expected one.
-            ValueError: the source is missing, or a file of more than one image is damaged.
+            Changed: the source differs from the listing, or a row differs from its expected digest.
+            ValueError: the source is missing, or a file with several images is damaged.
         """
         cells = self.cells(rows) if expected is None else self._compared(rows, expected)
         return map(self.decoded, rows, cells)
 
     def decoded(self, row: int, cell: Any) -> np.ndarray | ValueError:
-        """Returns the pixels of a row whose cell `cells` yielded, or the error that names its picture.
-        Thread-safe."""
+        """Returns the pixels of a row from its cell, which `cells` yielded, or the error that names its
+        picture. This method may be called from several threads."""
         if not isinstance(cell, bytes):
             return cell
         try:
@@ -87,22 +91,22 @@ class Reader(ABC):
             return error
 
     def _compared(self, rows: Rows, expected: np.ndarray) -> Iterator[Any]:
-        """Yields as `cells`. Raises Changed for a row whose digest is not the expected one."""
+        """Yields as `cells` does. Raises Changed for a row without the expected digest."""
         for row, cell, digest in zip(rows, self.cells(rows), expected, strict=True):
             if not isinstance(cell, ValueError) and row_sha256(cell) != digest.tobytes():
                 raise replaced(self._row_name(int(row)))
             yield cell
 
     def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
-        """Returns the digests of all rows in this order, with these labels: of pixels, or of pictures' bytes.
-        Reads everything once."""
+        """Returns the digests of all rows in this order with these labels: of pixels, or of the bytes of
+        pictures. All images are read once."""
         return picture_digests(unbroken(self.cells(order)), labels)
 
     def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[Digests, int, int]:
-        """Returns the digests, and the numbers of grey and of colour pictures; both are 0 if the images are
-        not pictures.
+        """Returns the digests, the number of grey pictures and the number of colour pictures. Both numbers
+        are 0 if the images are not pictures.
 
-        Reads everything once. Raises ValueError for a picture whose header shows that it cannot be used.
+        All images are read once. Raises ValueError for a picture whose header shows that it cannot be used.
         """
         if not self._holds_pictures():
             return self.digests(order, labels), 0, 0
@@ -116,32 +120,33 @@ class Reader(ABC):
         return picture_digests(checked(), labels), counts[1], counts[3]
 
     def check(self, row: int) -> None:
-        """Raises ValueError for a picture whose header shows that it cannot be used; does not look for
-        damage."""
+        """Raises ValueError for a picture whose header shows that it cannot be used. Damage beyond the header
+        is not detected."""
         (cell,) = self.cells([row])
         if isinstance(cell, bytes):
             check_picture(cell, self._row_name(row), self.drop_alpha)
 
     def _holds_pictures(self) -> bool:
-        """True for encoded pictures, False for arrays of pixels."""
+        """Returns True for encoded pictures, False for arrays of pixels."""
         return False
 
     def cells(self, rows: Rows) -> Iterator[Any]:
-        """Yields for each row its pixels, the bytes of its picture, or the error that names it. Raises as
-        `read` does."""
+        """Yields for each row its pixels, the bytes of its picture, or the error that names the picture.
+        Raises as `read` does."""
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._block([int(row) for row in rows[start : start + _AT_ONCE]])
 
     def order(self) -> tuple[np.ndarray, int] | None:
-        """Returns the rows in the order of their indices, and the first index; None if they carry no indices.
+        """Returns the rows in the order of their indices, and the first index. None if the rows have no
+        indices.
 
-        Raises Unordered for indices that are not consecutive, or that only some rows carry.
+        Raises Unordered if the indices are not consecutive, or if only some rows have indices.
         """
         return None
 
     @abstractmethod
     def _block(self, rows: list[int]) -> Iterator[Any]:
-        """Yields as `cells`, for a few rows."""
+        """Yields as `cells` does, for a few rows."""
 
     def _row_name(self, row: int) -> str:
         return f"{self.source}: {self.listing.name(row)}"
@@ -154,7 +159,7 @@ class Reader(ABC):
         return [int(self.listing.columns[name][row]) for name in columns]
 
     def _check_size(self, number: int) -> None:
-        """Raises ValueError if a file of the listing is missing, Changed if its size differs."""
+        """Raises ValueError if a file of the listing is missing, and Changed if its size differs."""
         name, size = self.listing.files[number]
         try:
             found = file_size(self.location, name)
@@ -208,8 +213,8 @@ class PictureReader(Reader):
     def _too_large(self, row: int) -> ValueError:
         (size,) = self._numbers(row, "size")
         return ValueError(
-            f"expected an image at {self._row_name(row)}, found {size:,} bytes, more than the {zips.MOST:,} "
-            "that a picture may have; remove it"
+            f"expected an image at {self._row_name(row)}, found {size:,} bytes, more than the maximum of "
+            f"{zips.MOST:,}; remove it"
         )
 
     def _of_folder(self, rows: list[int]) -> list[bytes]:
@@ -230,7 +235,7 @@ class PictureReader(Reader):
             return zips.read_member(file, *self._numbers(row, "offset", "stored", "size", "crc"))
         except ValueError as error:
             return ValueError(
-                f"expected an image at {self._row_name(row)}, found what cannot be used ({error}); mend or "
+                f"expected an image at {self._row_name(row)}, found an unusable file ({error}); repair or "
                 "remove it"
             )
 
@@ -286,8 +291,8 @@ class NpzReader(Reader):
 
 
 class ParquetReader(Reader):
-    """Reads rows of Parquet files. Holds one row group in memory; reads each group once if rows are requested
-    in ascending order."""
+    """Reads rows of Parquet files. One row group is in memory at a time. Each group is read once if rows are
+    requested in ascending order."""
 
     @cached_property
     def _files(self) -> dict[int, ImageFile]:
@@ -295,7 +300,7 @@ class ParquetReader(Reader):
 
     @cached_property
     def _held(self) -> dict[tuple[int, int], Sequence[Any] | np.ndarray]:
-        """The last row group that was read, by file and number."""
+        """The row group that was read last, by file and number."""
         return {}
 
     def order(self) -> tuple[np.ndarray, int] | None:
@@ -307,16 +312,16 @@ class ParquetReader(Reader):
             if len(indexed) < len(files):
                 raise ValueError(
                     f"expected a column index in all files of {self.source}, or in none, found it in "
-                    f"{len(indexed):,} of {len(files):,}; open them one at a time"
+                    f"{len(indexed):,} of {len(files):,}; open the files one at a time"
                 )
             index = np.concatenate([file.numbers("index") for file in files])
-            # As with file names: numbers of which most are missing are not a series.
+            # As with file names, numbers of which most are missing are not indices.
             if files[0].shape is None and 2 * len(index) <= index.max() - index.min():
                 return None
             return ordered(index, self.source)
-        except ValueError as error:  # the indices may not be of these rows, whose order then stays unchanged
+        except ValueError as error:  # the indices may belong to other rows, so the order stays unchanged
             rows = np.arange(self.listing.rows)
-            note = "the column index does not number these rows and is not looked at"
+            note = "the column index does not number these rows and is ignored"
             raise Unordered(f"{error}; if {OTHER_INDEX}", rows, note) from error
 
     def _holds_pictures(self) -> bool:
@@ -356,7 +361,7 @@ class ParquetReader(Reader):
 
 
 class WholeReader(Reader):
-    """Reads sets that are small enough to hold in memory: CIFAR (154 MB), the digits."""
+    """Reads sets that fit into memory: CIFAR (154 MB) and the digits."""
 
     @cached_property
     def _images(self) -> np.ndarray:
@@ -368,7 +373,7 @@ class WholeReader(Reader):
         return images
 
     def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
-        del order, labels  # these sets have no indices, and always labels
+        del order, labels  # these sets have no indices, and their digest includes their labels
         return Digests(self.listing.digest)
 
     def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
@@ -376,7 +381,8 @@ class WholeReader(Reader):
 
 
 def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images and labels of CIFAR, or, without a location, of a set in a package."""
+    """Returns the images and labels of CIFAR at a location, or without a location those of a set in a
+    package."""
     if location is None:
         return PACKAGED[source].read()
     with _batch_files(location, source) as (sizes, read):
@@ -387,8 +393,8 @@ def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.n
 
 @contextlib.contextmanager
 def _batch_files(location: Location, source: str) -> Iterator[tuple[dict[str, int], Callable[[str], bytes]]]:
-    """Returns the paths in a folder, or in a tar that is the location, and a function that returns the bytes
-    of one."""
+    """Yields the sizes of the files in a folder or a tar, by path, and a function that returns the bytes of a
+    file."""
     if location.kind() == "folder":
         yield location.contents().sizes, lambda name: location.read_many([name])[0]
         return

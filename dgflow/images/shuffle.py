@@ -1,5 +1,5 @@
-"""The seeded random order of an import. The order depends only on the seed and the listing: Philox's raw bits
-are fixed by its definition, unlike numpy's permutation."""
+"""The seeded random order of an import. It depends only on the seed and the listing, since the raw bits of
+Philox, unlike numpy's permutation, are the same in all versions of numpy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 def shuffled(rows: np.ndarray, seed: int, groups: np.ndarray | None = None, window: int = 0) -> np.ndarray:
     """Returns `rows` (int64 [N]) in a random order.
 
-    `groups` (int64 [N]) is the row group of each row; reading one row costs as much as reading its group.
-    With it, the groups are put in random order, consecutive groups are gathered into windows of at least
-    `window` rows, and rows are shuffled within a window, so that consecutive rows come from few groups.
+    Reading one row of a row group costs as much as reading the group. With `groups` (int64 [N]), the row
+    group of each row, consecutive rows of the order therefore come from few groups: groups are put in random
+    order and gathered into windows of at least `window` rows, and rows are shuffled within each window.
     """
     keys = np.random.Philox(seed).random_raw(len(rows))
     if groups is None:
@@ -21,7 +21,7 @@ def shuffled(rows: np.ndarray, seed: int, groups: np.ndarray | None = None, wind
     window_of = np.empty(len(counts), np.int64)
     number, held, left = 0, 0, len(rows)
     for each in order:
-        if held >= window and left >= window:  # the remainder fills one more window
+        if held >= window and left >= window:  # the remaining rows fill another window
             held, number = 0, number + 1
         window_of[each] = number
         held, left = held + counts[each], left - counts[each]

@@ -1,8 +1,8 @@
-"""Opening images for evaluation or export, wherever they are stored: `open_images`.
+"""Opens images for evaluation or export, wherever they are stored: `open_images`.
 
 A source is any source of `discovery.list_images`, or a step of a run. Ambiguous sources are refused when they
-are opened. Reading takes memory for the requested rows plus at most one row group, one shard, or a set such
-as CIFAR; a compressed tar also takes local disk space.
+are opened. Reading needs memory for the requested rows, plus at most one row group, one shard, or a set such
+as CIFAR. A compressed tar also needs local disk space.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from dgflow.store.open import open_store
 
 
 class FileImages:
-    """The images of a listing: in the order of their indices if they carry indices, else in the order of the
+    """The images of a listing, in the order of their indices if they have indices, else in the order of the
     listing.
 
-    Picklable, with the listing and the known digests: another process lists nothing and opens only the files
-    of the rows that it reads.
+    Instances can be pickled with the listing and known digests. Another process then opens only the files of
+    the rows that it reads, and does not list the source again.
 
     Attributes:
-        source: the source as given; a source that contains secrets is refused.
-        labels: classes, int64 [rows]; None if there are none.
-        first_index: the index of row 0, if the rows carry consecutive indices; else None.
-        gap: the error for indices that are not consecutive, for callers that need all samples; else None.
-        split: the split that is read, if the source has others, which are left out; else "".
-        notes: remarks for people, such as labels that were left out; `look` adds more.
+        source: the source as given. A source that contains secrets is refused.
+        labels: classes, int64 [rows], None without labels.
+        first_index: the index of row 0 if the rows have consecutive indices, else None.
+        gap: the error for indices that are not consecutive, for callers that need all samples, else None.
+        split: the split that is read if the source has others, else "".
+        notes: remarks for the user, such as on labels that were left out. `look` adds more.
     """
 
     seed: int | None = None
@@ -64,12 +64,12 @@ class FileImages:
         self.notes = listing.notes
 
     def check(self) -> None:
-        """Raises ValueError for a picture whose header shows that it cannot be used, as far as checking is
-        cheap."""
+        """Raises ValueError for a picture whose header shows that it cannot be used. Only headers that are
+        cheap to read are checked."""
         check_headers(self._reader)
 
     def look(self) -> None:
-        """Reads everything once: checks the header of every picture, computes `digests`, and adds to `notes`.
+        """Reads all images once: checks the header of every picture, computes `digests`, and adds to `notes`.
 
         Raises ValueError for a picture that cannot be used, as `read` does.
         """
@@ -81,18 +81,17 @@ class FileImages:
 
     @property
     def digest(self) -> str:
-        """The sha256 of what determines the pixels, their order and the labels, and of nothing else, such as
-        the path.
+        """The sha256 of the images in order, with their labels. It does not depend on the path.
 
-        Arrays (npz, tensors in Parquet, CIFAR): the digest of pixels and labels, equal across these formats.
-        Pictures (folder, zip, tar, Hugging Face's Parquet): the digest of the files' bytes and the labels,
-        equal across these formats. Reads everything once, unless `look` already did.
+        For arrays (npz, tensors in Parquet, CIFAR) it covers pixels and labels, for pictures (folder, zip,
+        tar, Hugging Face's Parquet) the files' bytes and labels. It is equal across the formats of either
+        kind. All images are read once, unless `look` already did.
         """
         return self.digests.whole
 
     @cached_property
     def digests(self) -> Digests:
-        """`digest`, and the digests of the rows."""
+        """The whole digest (`digest`) and the digests of the rows."""
         return self._reader.digests(self._order, self.labels)
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
@@ -100,10 +99,8 @@ class FileImages:
         return None if self.labels is None else self.labels[start:stop]
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
-        """Reads rows [start, stop), with the semantics of list slices: uint8 [H, W, 1|3] each, sizes may
-        differ.
-
-        If `digests` are known, each row is compared with its own.
+        """Reads rows [start, stop) with the semantics of list slices. Each image is uint8 [H, W, 1|3]; sizes
+        may differ. If `digests` are known, each row is compared with its digest.
 
         Raises ValueError for damaged rows, and Changed for rows that differ from the listing.
         """
@@ -116,8 +113,8 @@ Images = FileImages | StepImages
 
 
 def is_step(source: str) -> bool:
-    """True for the address of a step: it ends in `[start:stop]`, or is not a file and its parent is a root. A
-    file or folder of that exact name is not a step, except for a step's own folder.
+    """Returns True for the address of a step: an address that ends in `[start:stop]`, or whose parent is a
+    root. A file or folder of exactly that name is not a step, unless it is the folder of a step.
 
     Raises as `open_images` does.
     """
@@ -136,13 +133,13 @@ def is_step(source: str) -> bool:
 
 
 def _is_path(source: str) -> bool:
-    """True for a path or URL whose brackets belong to a name, as in `run[v2]`."""
+    """Returns True for a path or URL whose brackets belong to a name, as in `run[v2]`."""
     return not source.startswith("memory://") and locate(source).kind() is not None
 
 
 def _may_be_step(name: str, kind: str | None) -> bool:
-    """True for the folder of a step; also if no folder exists, since the address may be the beginning of a
-    step's name."""
+    """Returns True for the name of a step's folder. It also returns True if no such folder exists, since the
+    address may be the beginning of a step's name."""
     return kind is None or is_step_name(name)
 
 
@@ -153,11 +150,11 @@ def open_images(
 
     Args:
         ignore_labels: read no labels.
-        drop_alpha: leave out the alpha channel of transparent pictures, which are refused otherwise.
-        gaps: accept numbered images with missing numbers, with a note: a part of a larger set.
+        drop_alpha: drop the alpha channel of transparent pictures, which are refused otherwise.
+        gaps: accept numbered images with missing numbers, as part of a larger set, with a note.
 
     Raises:
-        ValueError: nothing is there, the form is unknown or mixed, or the images have another form.
+        ValueError: the source does not exist, has an unknown form, mixes forms, or holds unusable images.
         StoreError: S3 or a root cannot be reached.
     """
     if source in PACKAGED:

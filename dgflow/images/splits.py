@@ -1,8 +1,8 @@
-"""Splits of a data set: recognised by the names of folders and files, and selected in an address,
+"""Recognises the splits of a data set by the names of folders and files, and selects one by the address
 `SOURCE@SPLIT`.
 
-A split is never a class. Of several splits, `train` is read, or the one that the address names. If the choice
-is ambiguous, the error lists the splits.
+A split is never a class. Of several splits, `train` is read, or the split that the address names. If the
+choice is ambiguous, the error lists the splits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KINDS = {
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 _WORDS = "|".join(sorted(_KIND_OF, key=len, reverse=True))
 _EXACT = re.compile(_WORDS)
-# Such a word between non-letters, as in train2017 and seg_train.
+# One of these words between non-letters, as in train2017 and seg_train.
 _WITHIN = re.compile(rf"(?P<before>(?:.*[^a-z])?)(?P<word>{_WORDS})(?P<after>(?:[^a-z].*)?)")
 _SHARD = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?")  # Hugging Face's file names
 # The text before the @ of a URL cannot be credentials: those contain a colon, and keys never precede them.
@@ -35,10 +35,10 @@ class Split(NamedTuple):
     """The part of a source that is read.
 
     Attributes:
-        names: of its files, in order.
-        name: of the split, "" if the source has no others.
+        names: the names of its files, in order.
+        name: the name of the split, "" if the source has no others.
         left_out: the other splits, with their numbers of files.
-        level: the depth of the folder that names the split and is not a class; None if no folder does.
+        level: the depth of the folder that names the split, which is not a class; None without such a folder.
     """
 
     names: list[str]
@@ -48,8 +48,8 @@ class Split(NamedTuple):
 
 
 def locate_images(source: str, folder: str = "") -> tuple[Location, str]:
-    """Returns the location of a source, and the split that its address names: `SOURCE@SPLIT`, unless a file
-    or folder has exactly that name. Raises as `locate` does."""
+    """Returns the location of a source, and the split that its address `SOURCE@SPLIT` names, else "". If a
+    file or folder has exactly the address as its name, no split is named. Raises as `locate` does."""
     if (match := _S3_ADDRESS.fullmatch(source)) and _WITHIN.fullmatch(match["split"].lower()):
         return locate(match["base"], folder), match["split"]
     location = locate(source, folder)
@@ -62,12 +62,12 @@ def locate_images(source: str, folder: str = "") -> tuple[Location, str]:
 def split_of_pictures(names: Sequence[str], source: str, wanted: str) -> Split:
     """Returns the pictures of one split, by the folders in their paths.
 
-    Splits are folders of one level with names such as train and val, or train2017 and val2017: at least two,
-    or the one that is `wanted`.
+    Splits are folders of one level with names such as train and val, or train2017 and val2017. There have to
+    be at least two, or the one that is `wanted`.
 
     Raises:
         ValueError: there are several splits without `train`, other folders beside the splits, or no split
-            `wanted`.
+            named `wanted`.
     """
     folders = {name.rpartition("/")[0] for name in names}
     depth = max((folder.count("/") + 1 for folder in folders if folder), default=0)
@@ -91,11 +91,11 @@ def split_of_pictures(names: Sequence[str], source: str, wanted: str) -> Split:
 
 
 def split_of_files(names: Sequence[str], source: str, wanted: str) -> Split:
-    """Returns the Parquet files of one split: by their folders, or by their own names, as Hugging Face names
-    them (`train-00000-of-00040.parquet`, `test/0000.parquet`, `validation.parquet`).
+    """Returns the Parquet files of one split, by their folders or their own names, as Hugging Face names them
+    (`train-00000-of-00040.parquet`, `test/0000.parquet`, `validation.parquet`).
 
     Raises:
-        ValueError: there are several splits without `train`, files that belong to no split, or no split
+        ValueError: there are several splits without `train`, files that belong to no split, or no split named
             `wanted`.
     """
     kinds = {name: _split_of_file(name) for name in names}
@@ -118,25 +118,26 @@ def split_of_files(names: Sequence[str], source: str, wanted: str) -> Split:
 
 
 def has_splits(names: Sequence[str]) -> bool:
-    """True if pictures are in the folders of several splits."""
+    """Returns True if the pictures are in folders of several splits."""
     folders = {name.rpartition("/")[0] for name in names}
     depth = max((folder.count("/") + 1 for folder in folders if folder), default=0)
     return any(_splits({_part(folder, level) for folder in folders}) for level in range(depth))
 
 
 def note_of(split: Split, source: str, images: int) -> str:
-    """Returns a note on the split that is read if none is named; "" if there are no others."""
+    """Returns a note on the split that is read by default; "" if there are no others."""
     if not split.left_out:
         return ""
     others = ", ".join(f"{name} ({count:,} file{'s' * (count != 1)})" for name, count in split.left_out)
     return (
-        f"the {images:,} images of the split {split.name} are taken, and {others} left out; to take another: "
-        f"{source}@{split.left_out[0][0]}"
+        f"the {images:,} images of the split {split.name} are read, and {others} left out; for another "
+        f"split: {source}@{split.left_out[0][0]}"
     )
 
 
 def _splits(found: Collection[str]) -> dict[str, str]:
-    """Returns the folders of a level that are splits, with their kinds; none if there are fewer than two."""
+    """Returns the folders of a level that are splits, with their kinds. The result is empty for fewer than
+    two."""
     exact = {name: _KIND_OF[name.lower()] for name in found if _EXACT.fullmatch(name.lower())}
     if len({name.lower() for name in exact}) > 1:
         return exact
@@ -150,7 +151,8 @@ def _splits(found: Collection[str]) -> dict[str, str]:
 
 
 def _named(wanted: str, found: Collection[str], splits: dict[str, str]) -> set[str]:
-    """Returns the folders of a level, or splits of files, that an address names: by name, else by kind."""
+    """Returns the folders of a level, or the splits of files, that an address names. An exact name takes
+    precedence over the kind of split."""
     wanted = wanted.lower()
     exact = {name for name in found if name.lower() == wanted}
     if exact and (splits or _WITHIN.fullmatch(wanted)):
@@ -186,7 +188,7 @@ def _parted(
 
 
 def _part(folder: str, level: int) -> str:
-    """Returns the folder at a depth of a path, "" if the path ends earlier."""
+    """Returns the folder of a path at depth `level`, "" if the path ends earlier."""
     parts = folder.split("/")
     return parts[level] if level < len(parts) else ""
 
@@ -196,7 +198,7 @@ def _one(chosen: Collection[str], otherwise: str) -> str:
 
 
 def _split_of_file(name: str) -> str:
-    """Returns the split that a file's folder or name gives, "" if neither does."""
+    """Returns the split that a file's folder or its name states, else ""."""
     *folders, base = name.split("/")
     for folder in reversed(folders):
         if folder.lower() in _KIND_OF:
@@ -212,7 +214,7 @@ def _unclear(what: str, source: str, splits: dict[str, str], others: Collection[
     beside = [f"{min(others) or 'files'} of none"] if others else []
     example = min(splits, key=lambda name: (splits[name] != "train", name))
     return ValueError(
-        f"expected {what} with a split train, of one split or of none, in {source}, found "
+        f"expected {what} with a split train, or without several splits, in {source}, found "
         f"{', '.join([*beside, *sorted(splits)])}; name the split, such as {source}@{example}"
     )
 

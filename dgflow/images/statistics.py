@@ -1,6 +1,8 @@
-"""Means and covariances of features, in the formats of published references for FID and sFID: an npz with
-`mu` and `sigma`, and `mu_s` and `sigma_s`, or EDM2's pickle of a dict with `mu` and `sigma` under "fid".
-Images in the same file are not loaded, and no code in a pickle is executed."""
+"""Reads means and covariances of features in the formats of published references for FID and sFID: an npz
+with `mu` and `sigma`, and `mu_s` and `sigma_s`, or EDM2's pickle of a dict with `mu` and `sigma` under "fid".
+
+Images in the same file are not loaded, and no code in a pickle is executed.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ _PAIRS = (("mu", "sigma"), ("mu_s", "sigma_s"))
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Moments of the features of a reference, float64."""
+    """The moments of the features of a reference, in float64."""
 
     source: str
-    # `rows_sha256` of the arrays in the file, as float64: independent of the file and its other arrays
+    # `rows_sha256` of the arrays as float64, which does not depend on the file's form and its other arrays
     digest: str
     mu: np.ndarray  # mean [D] of pool_3
     sigma: np.ndarray  # covariance [D, D]
@@ -32,27 +34,25 @@ class Statistics:
 
 
 def has_statistics(source: str) -> bool:
-    """True for a file with any of the moments. Raises as `locate` does; ValueError if an .npz
-    or .pkl is not one."""
+    """Returns True for a file with any of the moments. Raises as `locate` does, and ValueError if an .npz or
+    .pkl has another format."""
     return any(name in array_names(source) for pair in _PAIRS for name in pair)
 
 
 def has_images(source: str) -> bool:
-    """False for an npz without images, and for statistics in a pickle; True for every other source, which
-    `open_images` examines.
-
-    Raises as `has_statistics` does.
+    """Returns False for an npz without images, and for statistics in a pickle. It returns True for every
+    other source, which `open_images` examines. Raises as `has_statistics` does.
     """
     names = array_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)
 
 
 def read_statistics(source: str) -> Statistics | None:
-    """Returns the moments in an .npz or .pkl at a path or `s3://` URL; None if the source holds none.
+    """Returns the moments in an .npz or .pkl at a path or `s3://` URL, None if the source holds no moments.
 
     Raises:
-        ValueError: one of a pair is missing, shapes do not match, values are not finite or have fewer bits
-            than float32 (whose rounding changes a FID by less than 1e-4), or a matrix is not a covariance.
+        ValueError: a mean or its covariance is missing, shapes do not match, values are not finite or have
+            fewer bits than float32 (which changes an FID by less than 1e-4), or a matrix is not a covariance.
     """
     file = _opened(source)
     if file is None or not has_statistics(source):
@@ -74,7 +74,7 @@ def read_statistics(source: str) -> Statistics | None:
             arrays |= {name: _finite(file.array(name), f"{name} of {source}") for name in (mean, covariance)}
             if fault := covariance_fault(arrays[covariance]):
                 raise ValueError(
-                    f"expected in {covariance} of {source} a covariance, found a matrix that {fault}; "
+                    f"expected a covariance in {covariance} of {source}, found a matrix that {fault}; "
                     "compute it again from the images, as np.cov(features, rowvar=False) in float64"
                 )
     moments = (arrays["mu"], arrays["sigma"], arrays.get("mu_s"), arrays.get("sigma_s"))
@@ -107,7 +107,7 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
     whole = values.dtype.kind != "f"  # a mean may hold integers; a covariance of integers was rounded
     if (whole and where.startswith("sigma")) or (not whole and values.dtype.itemsize < 4):
         raise ValueError(
-            f"expected float64 or float32 in {where}, found {values.dtype}, whose rounding moves a FID by a "
-            "per cent and more; compute the statistics again in float64"
+            f"expected float64 or float32 in {where}, found {values.dtype}, whose rounding changes an FID by "
+            "one per cent or more; compute the statistics again in float64"
         )
     return values.astype(np.float64)

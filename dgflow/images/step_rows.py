@@ -1,4 +1,5 @@
-"""The images of a step of a run, by its address; their bytes are verified against their receipts."""
+"""Reads the images of a step of a run, by the step's address. Their bytes are verified against their
+receipts."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from dgflow.store.step_store import read_rows
 
 
 class StepImages:
-    """The images of a sealed slice, read one shard at a time; has the interface of `sources.FileImages`."""
+    """The images of a sealed slice, read one shard at a time, with the interface of `sources.FileImages`."""
 
     split = ""
     gap = None
     notes: tuple[str, ...] = ()
 
     def __init__(self, address: str, ignore_labels: bool = False) -> None:
-        """Finds the slice and reads its first shard. Raises as `find_slice` does; ValueError if the step does
-        not make images."""
+        """Finds the slice and reads its first shard. Raises as `find_slice` does, and ValueError if the step
+        does not make images."""
         self.source = address
         self._sealed: Sealed = find_slice(address)
         self.rows = self._sealed.stop - self._sealed.start
@@ -36,10 +37,7 @@ class StepImages:
         columns = step_store.read_shard(next(self._entries(0, 1)))
         if "image" not in columns:
             if "latent" in columns:
-                found = (
-                    "latents; decode them first: put a step that decodes them into the recipe, and give its "
-                    "address"
-                )
+                found = "latents; add a step that decodes them to the recipe, and give its address"
             else:
                 found = f"the columns {sorted(columns)}; give the address of a step that makes images"
             raise ValueError(f"expected images in {step_store.name} in {step_store.store.url}, found {found}")
@@ -49,20 +47,19 @@ class StepImages:
         return {name: value for name, value in vars(self).items() if name != "_held"}
 
     def check(self) -> None:
-        """Does nothing: a step's shards hold arrays."""
+        """Does nothing, since a step's shards hold arrays and no pictures."""
 
     def look(self) -> None:
-        """Does nothing: receipts record what the shards hold."""
+        """Does nothing, since receipts record the content of the shards."""
 
     @property
     def digest(self) -> str:
-        """The digest of the slice's manifest, which covers all its columns and its indices; reads none of
-        them."""
+        """The digest in the slice's manifest, which covers all columns and indices. No shard is read."""
         return self._sealed.digest
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """The labels of all rows; reads every shard."""
+        """The labels of all rows. Every shard is read."""
         if not self._labelled:
             return None
         sealed = self._sealed
@@ -102,7 +99,7 @@ class StepImages:
         )
 
     def _shard(self, entry: ManifestEntry) -> tuple[int, Columns]:
-        """Returns the first index and the rows of a shard; the last shard is cached."""
+        """Returns the first index and the rows of a shard. The last shard is cached."""
         held = vars(self).get("_held")
         if held is None or held[0] != entry.number:
             sealed = self._sealed

@@ -1,4 +1,4 @@
-"""Thumbnails of pictures, for pages."""
+"""Makes thumbnails of images for pages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 LARGEST = 64
-"""Pixels of a picture's longer side, above which it is shrunk."""
+"""Maximum length of an image's longer side in pixels; longer ones are shrunk."""
 
 
 def shrunk(image_HWC: np.ndarray) -> np.ndarray:
-    """Shrinks a picture uint8 [H, W, C] to a longer side of at most 64 pixels; each pixel is the mean of its
+    """Shrinks an image uint8 [H, W, C] to a longer side of at most 64 pixels. Each pixel is the mean of its
     area."""
     side = max(image_HWC.shape[:2])
     if side <= LARGEST:
@@ -24,7 +24,7 @@ def shrunk(image_HWC: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(image_HWC: np.ndarray) -> str:
-    """Returns a picture uint8 [H, W, C], shrunk, as a PNG file in base64."""
+    """Returns an image uint8 [H, W, C], shrunk, as a PNG file in base64."""
     out = io.BytesIO()
     Image.fromarray(shrunk(image_HWC).squeeze()).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()

@@ -1,7 +1,6 @@
-"""Export of images to the file formats of other tools. An export is atomic and never overwrites a file.
+"""Exports images to the file formats of other tools. An export is atomic and never overwrites a file.
 
-`open_images` reads the export back with the same pixels, labels and (except in npz, which has no field for
-them) indices.
+`open_images` reads an export with the same pixels, labels and indices; an npz has no field for indices.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _log = logging.getLogger(__name__)
 
 ExportFormat = Literal["npz", "png", "parquet"]
 
-_AT_ONCE = 64  # images that are read together
-_SHARD = 450 * 10**6  # bytes of pictures in a Parquet file: Hugging Face asks for files of at most 500 MB
+_AT_ONCE = 64  # number of images that are read together
+_SHARD = 450 * 10**6  # bytes of pictures in a Parquet file; Hugging Face recommends files of at most 500 MB
 _ROW_GROUP = 8 * 2**20  # bytes of pictures in a row group
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # zip's earliest date: equal images give equal files
 
 
 class Row(NamedTuple):
-    """An image with what is known of it."""
+    """An image with its index, label and log-ratio."""
 
     index: int
     image: np.ndarray  # uint8 [H, W, C]
@@ -43,11 +42,12 @@ class Row(NamedTuple):
 def export_images(images: Images, out: str, format: ExportFormat) -> None:
     """Writes images to a path or an `s3://` URL.
 
-    `npz`: OpenAI's format, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip`
-    in EDM's layout. `parquet`: a folder that Hugging Face's `datasets` reads.
+    Args:
+        format: `npz` is OpenAI's format, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png` is a
+            folder or a `.zip` in EDM's layout. `parquet` is a folder that Hugging Face's `datasets` reads.
 
     Raises:
-        ValueError: `out` exists, its name does not match the format, the images cannot be read, or (npz)
+        ValueError: `out` exists, its name does not match the format, the images cannot be read, or for an npz
             their sizes differ.
         StoreError: S3 cannot be reached.
     """
@@ -56,8 +56,8 @@ def export_images(images: Images, out: str, format: ExportFormat) -> None:
 
 
 def write_npz(images: Images, out: str) -> None:
-    """Writes `arr_0` uint8 [N, H, W, C] and, if there are labels, `arr_1` int64 [N], both uncompressed;
-    `numpy.load` reads the file."""
+    """Writes an npz that `numpy.load` reads: `arr_0` uint8 [N, H, W, C] and, if there are labels, `arr_1`
+    int64 [N], both uncompressed."""
     _check_suffix(out, (".npz",), "npz")
     shape, grey = _one_shape(images), 0
     with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
@@ -83,8 +83,8 @@ def write_npz(images: Images, out: str) -> None:
 
 
 def write_png(images: Images, out: str) -> None:
-    """Writes `000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; to a local
-    folder, or to a `.zip` anywhere."""
+    """Writes pictures by index, such as `000000/000123.png`, in folders of a thousand, and labels in
+    `dataset.json`. `out` is a local folder, or a `.zip` at any path or URL."""
     _check_suffix(out, ("", ".zip"), "png")
     if out.lower().endswith(".zip"):
         with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
@@ -92,7 +92,7 @@ def write_png(images: Images, out: str) -> None:
         return
     if out.startswith("s3://"):
         raise ValueError(
-            f"expected a .zip for png in S3, found {out}: so many objects cannot appear all at once; add "
+            f"expected a .zip for png in S3, found {out}: many objects cannot be written atomically; add "
             ".zip, or use parquet"
         )
     with new_folder(out) as open_new:
@@ -108,7 +108,11 @@ def write_parquet(images: Images, out: str) -> None:
 
 def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str], folder: str = "") -> None:
     """Writes rows as Parquet that Hugging Face's `datasets` reads, in files `train-00000.parquet`, ... of at
-    most 500 MB: `index`, `image` {bytes: a PNG, path}, and of `label` and `log_ratio` those in `columns`."""
+    most 500 MB.
+
+    The columns are `index`, `image` {bytes: a PNG, path}, and `label` and `log_ratio` if they are in
+    `columns`.
+    """
     schema = _schema(columns)
     with contextlib.ExitStack() as open_files:
         writer, shards, size = None, 0, 0
@@ -126,8 +130,7 @@ def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str],
 
 
 def _one_shape(images: Images) -> tuple[int, ...]:
-    """Returns the shape of the first image, with three channels if any image has three: grey images are
-    repeated."""
+    """Returns the shape of the first image, but with three channels if any image has three."""
     shape = images.read(0, 1)[0].shape
     for start in range(0, images.rows, _AT_ONCE):
         if shape[2] == 3:
@@ -137,7 +140,7 @@ def _one_shape(images: Images) -> tuple[int, ...]:
 
 
 def _row_groups(rows: Iterable[Row]) -> Iterator[list[tuple[Row, bytes]]]:
-    """Yields rows with their pictures, in lists of about 8 MiB."""
+    """Yields lists of rows with their encoded pictures, of about 8 MiB per list."""
     group, size = [], 0
     for row in rows:
         group.append((row, encode_png(row.image)))
@@ -192,7 +195,7 @@ def _write_pngs(images: Images, open_new: OpenNew) -> None:
 
 
 def _schema(columns: Collection[str]) -> pa.Schema:
-    """Returns the columns, with the metadata by which `datasets` recognises the structs as pictures."""
+    """Returns the schema, with the metadata by which `datasets` recognises the structs as images."""
     fields = [
         pa.field("index", pa.int64()),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),

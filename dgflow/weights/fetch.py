@@ -334,8 +334,8 @@ def _checked(data: bytes, request: _Request, origin: str) -> str:
     if data[:64].lstrip().startswith((b"<?xml", b"<Error", b"{")):
         raise ValueError(
             f"{request.name}: expected a weight file from {origin}, found a text, such as a server's "
-            f"refusal: {data[:200].decode(errors='replace')!r}; check the address and your access, or download the "
-            f"file by hand and put it at {request.manual_key} in the root"
+            f"refusal: {data[:200].decode(errors='replace')!r}; check the address and your access, or "
+            f"download the file by hand and put it at {request.manual_key} in the root"
         )
     sha256 = sha256_hex(data)
     if request.sha256 and request.sha256 != sha256:

@@ -164,7 +164,7 @@ def test_labels_for_some_files_alone_are_refused_with_the_option_that_ignores_th
 def test_a_dataset_json_of_another_kind_is_left_out_with_a_note(tmp_path, document):
     files = {f"p{number}.png": png(image) for number, image in enumerate(PIXELS)}
     images = open_images(str(write_tree(tmp_path / "a", files | {"dataset.json": document})))
-    assert images.labels is None and "dataset.json is of another form" in images.notes[0]
+    assert images.labels is None and "dataset.json is not in EDM" in images.notes[0]
 
 
 @pytest.mark.parametrize("labels", [[-100] * 6, [0, 1, 2, 0, 1, -100], [10**11 + row for row in range(6)]])
@@ -172,7 +172,7 @@ def test_numbers_that_are_no_classes_are_told_before_anything_is_computed(tmp_pa
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     images = ImageSet.at(npz(tmp_path, np.array(labels)))
     (note,) = images.notes
-    assert f"labels from {min(labels)} to {max(labels)} are no classes" in note and note in caplog.text
+    assert f"labels from {min(labels)} to {max(labels)} are not classes" in note and note in caplog.text
     assert class_balance(np.array(labels), None) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**5  # kB
 

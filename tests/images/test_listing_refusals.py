@@ -103,7 +103,7 @@ def test_a_source_that_has_gone_since_is_refused(tmp_path, files, form):
         os.unlink(found)
     with pytest.raises(
         ValueError,
-        match=rf"{socket.gethostname()} cannot see /.*: put the data where every node sees it, such as s3://",
+        match=rf"{socket.gethostname()} cannot reach /.*: put the data where every node can reach it, such as s3://",
     ):
         list(open_reader(source, listing).read([0]))
 

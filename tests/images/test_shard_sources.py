@@ -72,7 +72,10 @@ def test_the_form_of_hugging_face_is_read_by_row_group(tmp_path, pixels, labels)
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"index": np.arange(2), "latent": np.zeros((2, 4, 4, 4), np.float16)}, "latents; decode them first"),
+        (
+            {"index": np.arange(2), "latent": np.zeros((2, 4, 4, 4), np.float16)},
+            "latents; add a step that decodes them",
+        ),
         ({"index": np.arange(2), "features": np.zeros((2, 4), np.float32)}, r"found \['index', 'features'\]"),
         ({"index": np.arange(2), "image": np.zeros((2, 4, 4, 3), np.float32)}, "expected uint8 images"),
         (
@@ -130,7 +133,7 @@ def test_an_image_set_warns_of_the_splits_that_it_leaves_out(tmp_path, pixels, c
     for number, split in enumerate(["train", "test"]):
         (folder / f"{number:05d}.parquet").rename(folder / f"{split}-00000-of-00001.parquet")
     assert ImageSet.at(str(folder)).rows == 10
-    assert "the 10 images of the split train are taken" in caplog.text
+    assert "the 10 images of the split train are read" in caplog.text
 
 
 @pytest.mark.parametrize("column", ["index", "label"])

@@ -128,14 +128,14 @@ def test_a_dangling_link_that_is_no_picture_is_a_note(tmp_path, read: Read, name
     found = read(str(folder), tmp_path)
     assert found.rows == 2
     expected = ", ".join(sorted(["itself", name, "pipe"]))
-    assert read is by_export or found.notes == (f"left out, as no file is behind them: {expected}",)
+    assert read is by_export or found.notes == (f"left out, since they are not files: {expected}",)
 
 
 @every_reader
 def test_a_dangling_link_that_should_be_a_picture_is_named(tmp_path, read: Read):
     folder = write_tree(tmp_path / "a", tree(["a.png"]))
     (folder / "b.PNG").symlink_to("nowhere")
-    with pytest.raises(ValueError, match=r"expected a file at b\.PNG in .*a link that leads nowhere"):
+    with pytest.raises(ValueError, match=r"expected a file at b\.PNG in .*a broken link"):
         read(str(folder), tmp_path)
 
 
@@ -191,7 +191,7 @@ def test_a_split_is_never_a_class(tmp_path, read: Read, paths, train, val):
     files = tree([path.format(train=train, val=val) for path in paths])
     found = read(of_form("folder", tmp_path, files), tmp_path)
     assert found[:2] == (2, [0, 1])
-    assert read is by_export or f"images of the split {train} are taken" in found.notes[0]
+    assert read is by_export or f"images of the split {train} are read" in found.notes[0]
 
 
 @every_reader
@@ -241,7 +241,7 @@ def test_the_same_split_of_parquet_is_read_by_all(tmp_path, read: Read, pixels, 
     parquet(tmp_path / "a" / f"{test}.parquet", pixels[9:], labels[9:])
     found = read(str(tmp_path / "a"), tmp_path)
     assert found[:2] == (9, labels[:9].tolist())
-    says = "the 9 images of the split train are taken, and test"
+    says = "the 9 images of the split train are read, and test"
     assert read is by_export or found.notes[0].startswith(says)
     (tmp_path / "test").mkdir()
     assert read(f"{tmp_path}/a@test", tmp_path / "test")[:2] == (15, labels[9:].tolist())
@@ -253,7 +253,7 @@ def test_tars_of_one_split_are_one_split(tmp_path):
     images = open_images(source)
     assert images.rows == 2 and images.labels is None
     assert images.notes == (
-        "the 2 images of the split train are taken, and validation (2 files) left out; to take another: "
+        "the 2 images of the split train are read, and validation (2 files) left out; for another split: "
         f"{source}@validation",
     )
     assert [int(each[0, 0, 0]) for each in open_images(f"{source}@validation").read(0, 2)] == [2, 3]
@@ -262,7 +262,7 @@ def test_tars_of_one_split_are_one_split(tmp_path):
 def test_folders_of_which_the_names_do_not_tell_whether_they_are_classes_are_a_note(tmp_path):
     source = str(write_tree(tmp_path / "a", tree(["00a/x.png", "00b/y.png", "01f/z.png"])))
     (note,) = open_images(source).notes
-    assert note.startswith("the folders 00a to 01f are taken for 3 classes; if they are none, leave")
+    assert note.startswith("the folders 00a to 01f are taken as 3 classes; if they are not classes, leave")
 
 
 def test_a_split_in_s3_is_named_as_one_on_a_disk(s3_url):
@@ -320,7 +320,7 @@ def test_numbered_pictures_with_gaps_are_a_reference_and_no_samples(tmp_path):
     source = str(write_tree(tmp_path / "a", tree([f"{n:06d}.jpg" for n in range(1, 21) if n not in (7, 13)])))
     with pytest.raises(ValueError, match="found 18 of 20: 7, 13 missing; .*as a reference they are taken"):
         by_metrics(source, tmp_path)
-    note = "2 of the numbers 1 to 20 are missing (7, 13): taken as part of a larger set"
+    note = "2 of the numbers 1 to 20 are missing (7, 13): read as part of a larger set"
     assert by_reference(source, tmp_path) == (18, None, (note,))
     assert by_export(source, tmp_path).rows == by_import(source, tmp_path).rows == 18
 
@@ -335,7 +335,7 @@ def test_an_index_of_another_parquet_is_taken_as_rows(tmp_path, pixels, index, r
     source = str(tmp_path / "a.parquet")
     assert by_reference(source, tmp_path).rows == by_export(source, tmp_path).rows == rows
     if index[0] == 0:  # mostly complete: samples may be missing
-        with pytest.raises(ValueError, match="3 missing; .*leave that column out or give it another name"):
+        with pytest.raises(ValueError, match="3 missing; .*leave that column out or rename it"):
             by_metrics(source, tmp_path)
     else:
         assert by_metrics(source, tmp_path).rows == rows
@@ -348,13 +348,13 @@ def test_an_index_of_another_parquet_is_taken_as_rows(tmp_path, pixels, index, r
         (["00000/00000.png", "01000/01000.png", "69000/69999.png"], "number their pictures"),
         (["00000/img00000999.png", "00001/img00001000.png"], "number their pictures"),
         (["00000/000000007.jpg", "00012/000120034.jpg"], "number their pictures"),
-        (["0a/0a1f33cde.png", "ff/ff00aa123.png"], "begin the names of their pictures"),
+        (["0a/0a1f33cde.png", "ff/ff00aa123.png"], "are the first digits of their pictures' names"),
     ],
 )
 def test_folders_that_number_their_pictures_are_no_classes(tmp_path, read: Read, names, says):
     found = read(str(write_tree(tmp_path / "a", tree(names))), tmp_path)
     assert found[:2] == (len(names), None)
-    assert read is by_export or f"{says} and are no classes" in found.notes[0]
+    assert read is by_export or f"{says} and are not classes" in found.notes[0]
 
 
 @every_reader

@@ -184,7 +184,8 @@ def test_a_step_of_the_working_folder_needs_no_slash(local_root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("column", "says"), [("latent", "found latents; decode them first"), ("features", "makes images")]
+    ("column", "says"),
+    [("latent", "found latents; add a step that decodes them"), ("features", "makes images")],
 )
 def test_a_step_that_makes_no_images_says_what_it_makes(local_root, column, says):
     steps = make_step(open_store(local_root), column=column)

@@ -256,7 +256,8 @@ def test_a_worker_that_does_not_see_the_data_says_so(tmp_path, folder, store):
     inputs = bound(step, store)
     folder.rename(tmp_path / "away")
     with pytest.raises(
-        ValueError, match=rf"cannot see {folder}/.*: put the data where every node sees it, such as s3://"
+        ValueError,
+        match=rf"cannot reach {folder}/.*: put the data where every node can reach it, such as s3://",
     ):
         step.shard_builder(inputs)(0, 12)
 

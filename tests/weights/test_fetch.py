@@ -114,7 +114,7 @@ def test_a_local_file_that_changed_after_its_first_use_is_refused_and_one_that_i
     path.write_bytes(OTHER)
     with pytest.raises(
         CorruptObject,
-        match=rf"net.pt.*locked at first use with sha256 {SHA}.*net.pt is {OTHER_SHA}: bring back .* "
+        match=rf"net.pt.*locked at first use with sha256 {SHA}.*net.pt has {OTHER_SHA}: restore .* "
         r"delete weights/net",
     ):
         fetch(root, str(path), scratch=scratch)
@@ -169,7 +169,7 @@ def test_a_source_that_changed_does_not_repair_and_the_error_has_both_digests(
     with pytest.raises(
         CorruptObject,
         match=rf"net: expected 7000 bytes with sha256 {SHA} at .*, found 100 bytes.*sha256 {OTHER_SHA}: "
-        r"bring back",
+        r"restore",
     ):
         fetch(root, _entry(url), scratch=tmp_path / "another host")
     assert root.get(str(_lock(root)["key"])) == DATA[:100]
