@@ -72,10 +72,7 @@ def test_the_form_of_hugging_face_is_read_by_row_group(tmp_path, pixels, labels)
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        (
-            {"index": np.arange(2), "latent": np.zeros((2, 4, 4, 4), np.float16)},
-            "latents; decode them first",
-        ),
+        ({"index": np.arange(2), "latent": np.zeros((2, 4, 4, 4), np.float16)}, "latents; decode them first"),
         ({"index": np.arange(2), "features": np.zeros((2, 4), np.float32)}, r"found \['index', 'features'\]"),
         ({"index": np.arange(2), "image": np.zeros((2, 4, 4, 3), np.float32)}, "expected uint8 images"),
         (

@@ -214,7 +214,11 @@ def test_afterwards_the_scheduler_is_as_before_even_after_an_error():
         (made("UniPCMultistepScheduler", use_flow_sigmas=True), [], "found use_flow_sigmas"),
         (made("DDIMScheduler"), [EpsilonScaling(factor=1.01).build()], "found NoiseScaling"),
         (made("DDIMScheduler"), exact_term(), re.escape("found DiscriminatorTerm: use guidance=[term]")),
-        (made("DDIMScheduler"), [torch.nn.Linear(2, 1)], re.escape("found Linear: a discriminator becomes")),
+        (
+            made("DDIMScheduler"),
+            [torch.nn.Linear(2, 1)],
+            re.escape("found Linear: make one of a discriminator"),
+        ),
         (made("DDIMScheduler"), [WHOLE], "found DiscriminatorSettings"),
     ],
 )

@@ -233,7 +233,9 @@ def test_weights_that_change_on_a_branch_are_refused_after_they_were_locked(
     assert isinstance(step, Pretrained)
     complete(step, store)
     publish(address, NAME, licence="mit", epoch="1")
-    with pytest.raises(ValueError, match="as when it was first used, with sha256 .* found one with sha256"):
+    with pytest.raises(
+        ValueError, match="as when it was first used, with sha256 .* found a file with sha256"
+    ):
         step.check_unchanged(bytes, store)
 
 
@@ -301,7 +303,7 @@ def test_a_licence_beside_that_of_the_base_is_warned_of(
 ) -> None:
     monkeypatch.setattr(module, "licence_of", lambda bases: "cc-by-nc-sa-4.0")
     publish(address, str(tmp_path / "own"), licence="mit")
-    assert "is published as mit, and was made with" in caplog.text
+    assert "is published as mit, but was made with" in caplog.text
     caplog.clear()
     publish(address, str(tmp_path / "same"), licence="cc-by-nc-sa-4.0")
     assert not caplog.text

@@ -177,7 +177,7 @@ def test_results_with_one_reference_compare_and_with_another_do_not(store):
     )
     assert found.provenance.reference_digest == alike.provenance.reference_digest
     assert difference(found, alike)["fid"].change == found.values["fid"] - alike.values["fid"]
-    with pytest.raises(ValueError, match="they differ in reference_digest"):
+    with pytest.raises(ValueError, match="found differences in reference_digest"):
         check_comparable(found, unlike)
 
 

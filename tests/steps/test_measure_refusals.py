@@ -209,7 +209,7 @@ def test_statistics_of_no_more_images_than_features_are_warned_of(store, tmp_pat
     np.savez(tmp_path / "few.npz", mu=rows.mean(0), sigma=np.cov(rows.T))
     few, whole = StatisticsFile.at(str(tmp_path / "few.npz")), statistics_file(tmp_path / "whole.npz")
     found = measured(store, few, statistics=whole, features=None, protocol=None, metrics=("fid",))
-    expected = ["few.npz: sigma is singular, as that of no more images than features, so FID is mostly bias"]
+    expected = ["few.npz: sigma is singular, as for no more images than features, so FID is mostly bias"]
     assert [line.partition(";")[0] for line in found.warnings] == expected * warned
 
 

@@ -120,7 +120,7 @@ def test_two_parts_with_the_same_values_are_one():
 
 def test_a_format_that_says_which_weights_are_meant_is_named_unless_a_key_is_given():
     file = save_torch({"model": WEIGHTS, "ema": OTHERS})
-    with pytest.raises(ValueError, match="it looks like format 'dit', read it as that, or, for a part"):
+    with pytest.raises(ValueError, match="it looks like format 'dit', so read it as that, or, to use a part"):
         read_checkpoint(file, net(), formats=("dit",))
     assert equal(read_checkpoint(file, net(), formats=("dit",), key="model").tensors)
 

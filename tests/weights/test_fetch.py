@@ -416,7 +416,7 @@ def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: 
     found = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "one")
     check_unchanged(open_store(f"{s3_url}/root"), f"{s3_url}/published/net.pt", "pretrained-1")
     open_store(f"{s3_url}/published").put("net.pt", DATA[::-1])  # of the same size
-    with pytest.raises(ValueError, match="found another version of it"):
+    with pytest.raises(ValueError, match="found another version of the file"):
         check_unchanged(open_store(f"{s3_url}/root"), f"{s3_url}/published/net.pt", "pretrained-1")
     open_store(f"{s3_url}/published").delete("net.pt")
     again = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "two")
@@ -465,7 +465,9 @@ def test_a_download_that_the_server_says_is_another_now_is_a_change(
     locked = fetch(root, url, scratch=scratch)
     check_unchanged(root, url, "pretrained-1")
     server.headers["ETag"] = '"two"'
-    with pytest.raises(ValueError, match=f"{locked.sha256}, found another version of it .*two.* instead of"):
+    with pytest.raises(
+        ValueError, match=f"{locked.sha256}, found another version of the file .*two.* instead of"
+    ):
         check_unchanged(root, url, "pretrained-1")
     server.files["/net.pt"] = DATA[:-1]
     with pytest.raises(ValueError, match=f"{len(DATA) - 1:,} bytes instead of {len(DATA):,}"):
