@@ -1,8 +1,9 @@
 """Find the one part of a trainer's checkpoint that fits a network, under the network's parameter names.
 
 Module wrappers leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers store state dicts beside
-other values (`state_dict`, `ema`, optimizers). A part fits if it has exactly the network's names and shapes.
-It is used if no other part with other values fits; nothing is guessed.
+other values (`state_dict`, `ema`, optimizers). A module that only wraps the saved network (`self.net`) adds a
+name. A part fits if it has exactly the network's names and shapes, apart from these prefixes. It is used if no
+part with other values fits; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ _TRIED = 16  # approximate number of the network's names with which prefixes are
 
 @dataclass(frozen=True)
 class Part:
-    """A state dict in a file: the keys that lead to it (`path`), and the text that its names have in addition
-    to the network's, in front (`prefix`) and within (`inner`)."""
+    """A state dict in a file: the keys that lead to it, and how its names differ from the network's."""
 
     path: tuple[str, ...]
     prefix: str  # what all its names have in addition
@@ -61,7 +61,8 @@ def fitting(
         key: the key of the part, needed if several parts with different values fit.
 
     Raises:
-        ValueError: several parts fit, no part that fits has the key, or there are no tensors.
+        ValueError: several parts with different values fit, no part that fits has the key, or no part has names
+            of the network.
     """
     expected = network.state_dict()
     parts = _candidates(found, expected) if expected else []
