@@ -2,8 +2,8 @@
 
 Module wrappers leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers store state dicts beside
 other values (`state_dict`, `ema`, optimizers). A module that only wraps the saved network (`self.net`) adds a
-name. A part fits if it has exactly the network's names and shapes, apart from these prefixes. It is used if no
-part with other values fits; nothing is guessed.
+name. A part fits if it has exactly the network's names and shapes, apart from these prefixes. It is used if
+no part with other values fits; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def fitting(
         key: the key of the part, needed if several parts with different values fit.
 
     Raises:
-        ValueError: several parts with different values fit, no part that fits has the key, or no part has names
-            of the network.
+        ValueError: several parts with different values fit, no part that fits has the key, or no part has
+            names of the network.
     """
     expected = network.state_dict()
     parts = _candidates(found, expected) if expected else []

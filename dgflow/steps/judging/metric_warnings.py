@@ -55,7 +55,7 @@ def of_statistics(step: MeasureFields) -> list[str]:
                 )
             if _singular(arrays[mean], arrays[covariance]):
                 warnings.append(
-                    f"{file.title}: {covariance} is singular, as that of no more images than features, so "
+                    f"{file.title}: {covariance} is singular, as for no more images than features, so "
                     f"{HEADINGS[metric]} is mostly bias; take statistics of far more than {width:,} images"
                 )
     return warnings
