@@ -49,7 +49,7 @@ def test_a_repetition_says_that_nothing_is_new(track, made):
 def test_following_a_run_that_has_ended_ends(track, made):
     status, out, err = track(made, "--to", "tensorboard", "--follow")
     assert status == 0 and "to view it" in out
-    assert err == "no run is at work: the last one, of digits, ended: done\n"
+    assert err == "no run is active: the last one, of digits, ended: done\n"
 
 
 def test_ctrl_c_ends_with_what_was_written_in_its_place(track, made, monkeypatch):
