@@ -26,7 +26,7 @@ def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool)
     finally:
         updater.close()
     if not written:
-        print(f"nothing new: {tracker.where} already has all of {url}")
+        print(f"nothing new: {tracker.where} has all of {url}")
     print(f"to view it: {tracker.look}")
     if json:
         print_json(_json(tracker, written))
