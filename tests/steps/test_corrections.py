@@ -238,7 +238,7 @@ def test_a_network_for_other_noise_levels_is_refused_before_any_sample(folder):
     told, other = (pretrained(folder, name, **SCORES[name]).weights() for name in ("SongUNet", "SongUNet VE"))
     away = dg.NetworkGuidance(network=other, weight=2.0)
     step = dg.Generate(score=told, guidance=(away,))
-    with pytest.raises(ValueError, match=r"down to 0\.00\d+ .* found one for 0\.02 to 100: narrow"):
+    with pytest.raises(ValueError, match=r"guides, 0\.00\d+ to .* found one for 0\.02 to 100: narrow"):
         step.work(1)
     assert step.model_copy(update={"guidance": (away.model_copy(update={"sigma_min": 0.1}),)}).work(1)
 
