@@ -196,7 +196,8 @@ def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_u
     place = "weights/net/net.pt"
     with pytest.raises(
         ValueError,
-        match=r"net cannot be downloaded .* get net.pt from https://example.org/page .* put it at .*" + place,
+        match=r"net cannot be downloaded .* download net.pt from https://example.org/page .* put it at .*"
+        + place,
     ):
         fetch(root, _entry(None), scratch=scratch)
     root.put(place, DATA)
@@ -297,7 +298,7 @@ def test_a_local_file_that_changes_while_it_is_taken_is_kept_as_it_was_locked(
         return sha256
 
     monkeypatch.setattr(fetching, "_checked", then_changed)
-    with pytest.raises(CorruptObject, match=f"locked at first use with sha256 {SHA}, .* is {OTHER_SHA}"):
+    with pytest.raises(CorruptObject, match=f"locked at first use with sha256 {SHA}, .* has {OTHER_SHA}"):
         fetch(root, str(path), scratch=scratch)
     path.unlink()
     assert fetch(root, str(path), scratch=scratch).path.read_bytes() == DATA
