@@ -36,6 +36,7 @@ class Cluster:
         self.ray = ray_head(self.head, *options, env=env)
         self.workers: list[Host] = []
         self._added = 0
+        self._runs: list[Process] = []
 
     def add(
         self,
@@ -63,15 +64,24 @@ class Cluster:
         self.workers.remove(host)
 
     def have(self, count: int) -> list[Host]:
-        """Returns working worker hosts, as many as `count`: more are added, or some are removed."""
+        """Returns working worker hosts, as many as `count`: more are added, or some are removed.
+
+        A run that still works is what a failed test left. It is ended, and all hosts are new: one may be cut
+        off or stopped.
+        """
+        left = [run for run in self._runs if run.status is None]
+        for run in left:
+            run.kill()
+        for host in list(self.workers) if left else ():
+            self.lose(host)
         for host in self.workers[count:]:
             self.lose(host)
         return self.workers + self.add(count - len(self.workers))
 
     def drive(self, what: str, root: str, source: Path, workers: int | None = None) -> Process:
-        return drive(
-            self.head, what, root, source, workers, {"RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}"}
-        )
+        address = {"RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}"}
+        self._runs.append(drive(self.head, what, root, source, workers, address))
+        return self._runs[-1]
 
     def close(self) -> None:
         for host in [*self.workers, self.head]:

@@ -132,7 +132,7 @@ def test_after_the_loss_of_a_host_training_goes_on_with_fewer_and_grows_again(cl
     assert cluster.started == [2, 1, 3]
     assert cluster.told == [
         "training with 2 workers",
-        "training continues with 1 worker: one was lost",
+        "training continues with 1 worker: a host was lost",
         "training grows to 3 workers",
     ]
 
@@ -175,6 +175,7 @@ def test_a_host_that_still_counts_though_it_is_dead_costs_one_more_start_with_on
     cluster.events = [REFUSED, REFUSED, seen]
     cluster.fit()
     assert cluster.started == [3, 2, 1, 2]
+    assert cluster.told[1].startswith("training continues with 2 workers: the cluster has no room for 3")
     assert cluster.released == [1, 2]  # room that a failed start may hold is free before the next
     assert "try" not in caplog.text
 

@@ -122,7 +122,8 @@ def fit(
     capacity = Capacity(use_gpu, min(wish or batch_size, batch_size), asked=wish is not None, tell=tell)
     newest = unbroken(step_store.done("epochs", inputs))
     deaths: list[_Death] = []  # since the latest epoch
-    before, lost, refused = 0, False, False  # of the previous start: workers, died, lacked room
+    before, refused = 0, False  # of the previous start: workers, lacked room
+    hosts: set[str] = set()  # alive at the previous start
     read = time.monotonic()  # time of the latest read of the note
     # The note of an earlier attempt, which is not reported.
     earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)
@@ -138,7 +139,8 @@ def fit(
                     newest = committed
                     on_epoch(newest)
                 continue
-            workers, hosts = capacity.taken(), set(hosts_alive())
+            workers = capacity.taken()
+            hosts, earlier_hosts = set(hosts_alive()), hosts
             if (committed := _newest(step_store, inputs, newest)) > newest:
                 newest = committed  # another driver has trained while this one waited
                 on_epoch(newest)
@@ -146,7 +148,7 @@ def fit(
             if not (refused and workers == before):
                 could = wish is None and may_grow and most_slots(1.0 if use_gpu else 0.0) > workers
                 hint = "; --train-workers N asks the autoscaler for more" if could else ""
-                tell(_change(workers, before, lost) + hint)
+                tell(_change(workers, before, bool(earlier_hosts - hosts)) + hint)
             metrics.workers(step_store.name, workers)
             before, best = workers, newest
 
@@ -181,7 +183,7 @@ def fit(
             look()
             if newest > best:
                 deaths.clear()
-            lost, refused = error is not None, error is not None and capacity.refused(error)
+            refused = error is not None and capacity.refused(error)
             if error is None:
                 continue
             capacity.release()
@@ -207,9 +209,9 @@ def _change(workers: int, before: int, lost: bool) -> str:
     number = f"{workers} worker{'s' if workers > 1 else ''}"
     if workers > before and before:
         return f"training grows to {number}"
-    if workers < before and lost:
-        gone = "one was" if before - workers == 1 else f"{before - workers} were"
-        return f"training continues with {number}: {gone} lost"
+    if workers < before:
+        why = "a host was lost" if lost else f"the cluster has no room for {before}"
+        return f"training continues with {number}: {why}"
     return f"training {'continues ' if before else ''}with {number}"
 
 
