@@ -60,7 +60,7 @@ def finished(folder, own_ray):
 
 
 def error(result: subprocess.CompletedProcess[str]) -> str:
-    """The one message of a command that failed: no traceback above it."""
+    """Returns the message of a command that failed without a traceback."""
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     return result.stderr

@@ -29,7 +29,7 @@ def script(tmp_path, capsys):
 
 
 def completed(script, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Returns the completions that bash offers for the last word."""
     command = ["bash", "-c", TRY, "bash", str(script), "dgflow", *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 

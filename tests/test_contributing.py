@@ -85,7 +85,7 @@ def test_the_way_to_refine_is_compared_with_plain_sampling(examples):
 
 
 def test_the_sampler_is_edms_euler_with_and_without_guidance(examples):
-    """On Gaussian data of mean 0.3 and deviation 0.7, guided by a term with a constant gradient."""
+    """The data are Gaussian, of mean 0.3 and deviation 0.7, guided by a term with a constant gradient."""
 
     def denoiser(x, sigma, labels):
         s = sigma.view(-1, 1, 1, 1)

@@ -443,7 +443,7 @@ def skypilot() -> dict[str, Any]:
 
 
 def test_skypilot_accepts_the_task() -> None:
-    """By the schemas of SkyPilot 0.14.1, which are copied: the package itself would bring 100 others."""
+    """The schemas are copies of SkyPilot 0.14.1's: the package itself would install 100 others."""
     schemas = json.loads(Path(__file__).with_name("skypilot_schemas.json").read_text())
     task = skypilot()
     jsonschema.validate(task, schemas["task"])
@@ -497,7 +497,7 @@ def test_what_images_and_nodes_install_are_extras_of_the_package() -> None:
 
 
 def test_the_images_context_holds_what_it_is_built_from() -> None:
-    """What `.dockerignore` lets in is there, and the package's build needs nothing else."""
+    """All files that `.dockerignore` includes exist, and the package's build needs no others."""
     lines = (PROJECT / ".dockerignore").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")][0] == "*"
     let_in = {line[1:] for line in lines if line.startswith("!")}

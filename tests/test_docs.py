@@ -56,7 +56,8 @@ def test_every_dotted_name_on_a_page_exists(text):
 
 @EACH_PAGE
 def test_every_path_on_a_page_exists(text):
-    """From the repository's root, or a file's name alone; not what a page tells its reader to write."""
+    """Paths are relative to the repository's root, or file names alone; files that a page asks its reader to
+    write are left out."""
     paths = set(re.findall(r"(?<![\w./:-])(?:dgflow|tests|docs|workflows|benchmarks)/[\w./-]*\w", text))
     paths |= set(re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)", text))
     paths -= {"workflows/RECIPE.py", *re.findall(r"^# (\w+\.py)$", text, flags=re.MULTILINE)}

@@ -33,7 +33,7 @@ SMALLER = {
     "channel_mult=(1, 2, 3)": "channel_mult=(1, 1), num_res_blocks=1, model_channels=64",
     "num_inference_steps=50": "num_inference_steps=2",
 }
-"""What is of its published size on the page, and takes long."""
+"""Networks that have their published size on the page, and take long."""
 
 
 def network(x: Tensor, sigma: Tensor) -> Tensor:
@@ -58,7 +58,8 @@ def discriminator(y: Tensor, tau: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def flowed(x: Tensor, sigma: float, mean: float = MEAN) -> Tensor:
-    """Where the probability-flow ODE brings x at level sigma: (x - mean) / deviation stays as it is."""
+    """Returns the point to which the probability-flow ODE moves x at level sigma: (x - mean) / deviation is
+    constant."""
     return mean + (x - mean) * STD / math.sqrt(STD**2 + sigma**2)
 
 
@@ -135,7 +136,7 @@ def test_samplers_follow_the_flow_of_the_data(after):
     ("name", "words"), [("noisy", "S_churn"), ("restarted", "walk("), ("ancestral", "ddpm(")]
 )
 def test_samples_with_noise_have_the_mean_and_deviation_of_the_data(after, name, words):
-    """Of 768 values; few steps leave the deviation up to 0.08 off."""
+    """768 values; few steps leave an error of up to 0.08 in the deviation."""
     x = after(words)[name].x
     assert (float(x.mean()), float(x.std())) == pytest.approx((MEAN, STD), abs=0.09)
 

@@ -86,7 +86,7 @@ def test_planning_it_loads_neither_the_module_nor_torch(folder):
 
 
 def test_what_predicts_something_else_becomes_a_denoiser_by_the_lines_of_the_table():
-    """Of images that are Gaussian, mean 0.3 and deviation 0.7, score, noise and v are known exactly."""
+    """The score, noise and v of Gaussian images, of mean 0.3 and deviation 0.7, are known exactly."""
     x = torch.linspace(-3, 3, 12, dtype=torch.float64).reshape(3, 1, 2, 2)
     sigma = torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64)
     s = sigma.view(-1, 1, 1, 1)

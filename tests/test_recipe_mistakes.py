@@ -31,7 +31,7 @@ EVALUATION = {"arms": {"plain": (FAKES[:32],)}, "reference": REAL[64:96], "featu
 
 
 def message(workflow, capsys, *arguments: str) -> str:
-    """The one line that the command line of a recipe ends with."""
+    """Returns the line with which a recipe's command line ends."""
     call = guarded(
         lambda: application(workflow, "mistaken")(args=[*(arguments or ("plan",))], standalone_mode=False)
     )

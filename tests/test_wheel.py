@@ -48,7 +48,8 @@ print(len(plan(target, store)), len(render(target, store)))
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pip wheel .` makes of a copy of the source tree, by the build tools that are installed."""
+    """Returns the wheel that `pip wheel .` builds from a copy of the source tree, with the installed build
+    tools."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "dgflow", folder / "source/dgflow", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -32,7 +32,7 @@ WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r}));"
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    """This process cannot import Ray; the workers do not need it."""
+    """Lets no import of Ray succeed in this process; the workers do not need it."""
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 

@@ -39,7 +39,7 @@ class Written(SampleStep):
 
 
 class Both(ResultStep):
-    """How many there are."""
+    """Counts the rows of two slices."""
 
     first: Slice
     second: Slice

@@ -244,8 +244,7 @@ def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even
 
 
 def test_the_boost_churns_fake_looking_samples_at_every_fifth_step_of_the_window() -> None:
-    """Of 18 steps, steps 5, 10 and 15 are churned by gamma = 4 / 18, but not step 0, which has no step before
-    it."""
+    """Steps 5, 10 and 15 of 18 are churned by gamma = 4 / 18; step 0 is not, since no step precedes it."""
     labels, asked, levels = torch.tensor([0, 1]), [], []
 
     def record(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:

@@ -39,8 +39,8 @@ EXPECTED = json.loads((HERE / "fingerprints.json").read_text())
 
 
 def cpu() -> str:
-    """What decides how numbers round: the CPU's kind, and the instructions that torch and oneDNN use of
-    it."""
+    """Returns the facts that decide rounding: the CPU's model, and the instructions that torch and oneDNN
+    use."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

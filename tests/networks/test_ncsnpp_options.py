@@ -26,8 +26,8 @@ CHOICES = {
 
 
 def combinations() -> list[dict[str, Any]]:
-    """All combinations except meaningless ones: a kernel of six taps and sums without a scale once each, cat
-    without a skip, and the residual output with a filter, which the original cannot compute.
+    """Returns all combinations except meaningless ones: a kernel of six taps and sums without a scale once
+    each, cat without a skip, and the residual output with a filter, which the original cannot compute.
     """
     found = []
     for values in itertools.product(*CHOICES.values()):

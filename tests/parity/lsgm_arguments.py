@@ -13,7 +13,7 @@ from dgflow.networks.lsgm.nvae import NVAEModule
 from dgflow.networks.lsgm.prior import LSGMPriorModule
 
 IMAGE_SHAPES = {"cifar10": (3, 32, 32), "mnist": (1, 32, 32), "omniglot": (1, 32, 32)}
-"""Of the data sets; the 28 pixels of the last two are padded."""
+"""The image shape (channels, height, width) of each data set; the 28 pixels of the last two are padded."""
 NOT_IN_ARGUMENTS = {"image_size", "in_channels", "batch_statistics"}
 
 

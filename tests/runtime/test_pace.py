@@ -72,7 +72,7 @@ def test_the_start_of_the_workers_is_no_part_of_the_pace(clock):
 
 
 def test_a_part_that_is_overdue_is_never_said_to_be_almost_done(clock):
-    """For parts like these the estimate was 1 s for over a minute."""
+    """An earlier estimate stayed at 1 s for over a minute with parts like these."""
     pace = Pace(2, 1, earlier=[60.0], clock=clock)
     for late in (61.0, 90.0, 600.0):
         clock.now = 1_000.0 + late

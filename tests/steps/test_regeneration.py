@@ -149,7 +149,7 @@ def pixels_of(picture: str) -> np.ndarray:
 
 
 def test_evaluations_are_counted_for_every_arm_level_and_draw():
-    """Of Heun's 18 levels, 4 lie below 0.1 and 8 below 1.2."""
+    """4 of Heun's 18 levels lie below 0.1 and 8 below 1.2."""
     step = regeneration(sigmas=(0.1, 1.2), sampler=dg.Heun(steps=18))
     runs = COUNT * DRAWS
     each = (2 * (1 + 4) - 1) + (2 * (1 + 8) - 1)

@@ -150,7 +150,7 @@ def test_a_reference_that_no_combination_beats_is_told():
 
 
 def test_repetitions_with_their_own_seeds_leave_the_reference_that_varies_with_them_below_the_table():
-    """With `--seeds 1;2 --over seeds` an unguided arm differs between seeds, and between nothing else."""
+    """With `--seeds 1;2 --over seeds` an unguided arm differs only between seeds."""
     pairs = [
         (
             {"weight": w, "seeds": [seed]},

@@ -158,7 +158,7 @@ def test_workers_that_share_the_items_measure_the_same(finished):
 
 
 def test_a_training_that_goes_on_in_another_process_records_the_same_gain(finished):
-    """As after a kill in its last epoch, neither that epoch nor its checkpoint exists."""
+    """Neither the last epoch nor its checkpoint exists, as after a kill in that epoch."""
     step, store, inputs = finished
     expected = metrics(step, store, inputs)
     steps = Root(store).step_store(step)

@@ -70,7 +70,7 @@ def _rows() -> Iterator[tuple[str, str, int, int]]:
 CONVOLUTIONS = list(_rows())
 """(scope, module, height, width) of each of the 94."""
 PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-"""Of a batch norm: what PyTorch calls it, and TensorFlow."""
+"""The parts of a batch norm: the names in PyTorch and in TensorFlow."""
 
 
 def thin_weights(seed: int = 0, scaled: bool = True) -> dict[str, Tensor]:

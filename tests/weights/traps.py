@@ -20,4 +20,4 @@ class Trap:
 
 
 GLOBALS = {"os.system": "posix.system", "eval": "builtins.eval", "getattr": "builtins.getattr"}
-"""How an error names what each way asks for."""
+"""The function that each way calls, as an error names it."""
