@@ -4,6 +4,7 @@ toy step."""
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,10 +85,20 @@ def target(what: str, source: Path) -> Step:
 
 
 def soon(job: TrainingJob) -> None:
-    """A worker of a training that may grow after 5 s instead of a minute."""
+    """A worker of a training that may grow after 5 s instead of a minute.
+
+    A worker that is alone waits after an epoch for another host, lest the training ends before one joins.
+    """
     from dgflow.runtime.training import worker
 
-    worker.GROWTH_SECONDS = 5.0
+    room_for_more = worker.room_for_more
+
+    def joined(job: TrainingJob, workers: int) -> bool:
+        while not (room := room_for_more(job, workers)) and workers == 1:
+            time.sleep(0.2)
+        return room
+
+    worker.GROWTH_SECONDS, worker.room_for_more = 5.0, joined
     worker.work(job)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import tiny
-from cluster.disturbed import Undisturbed, drive
+from cluster import cluster_driver
+from cluster.disturbed import Undisturbed, made_here
 from cluster.hosts import Network, lacking
 
 
@@ -29,7 +30,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(network: Network, images: Path) -> Undisturbed:
-    """Returns a root with the samples, made on one host by its own Ray."""
+    """Returns a root with the samples, made in this process."""
     root = f"{network.s3['BUCKET_URL']}/undisturbed"
-    drive(network.hosts["laptop"], "samples", root, images).finish(300)
-    return Undisturbed(root, images)
+    return Undisturbed(made_here(cluster_driver.target("samples", images), root), images)

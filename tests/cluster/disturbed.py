@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from cluster import cluster_driver
 from cluster.hosts import GCS_PORT, Host, Network, Process, ray_head, ray_worker
+from inprocess import complete
 from notes import attempts
 
 from dgflow import Generate
@@ -88,6 +90,18 @@ class Cluster:
             host.kill()
 
 
+def made_here(target: Step, root: str) -> str:
+    """Builds a step in this process, without Ray, and returns the root. Like the hosts' processes it computes
+    with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        complete(target, open_store(root))
+    finally:
+        torch.set_num_threads(threads)
+    return root
+
+
 @contextmanager
 def running(network: Network, name: str, workers: int = 0) -> Iterator[Cluster]:
     made = Cluster(network, name)
@@ -122,7 +136,7 @@ def drive(
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The results of an undisturbed run on one machine, which every other run has to reproduce."""
+    """The results of an undisturbed run in one process, which every other run has to reproduce."""
 
     root: str
     source: Path

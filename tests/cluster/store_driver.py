@@ -19,12 +19,14 @@ SHARDS = 40
 
 
 def samples(source: Path) -> Generate:
-    """Returns shards that take about a quarter of a second each."""
-    return Generate(score=tiny.score(source).last(), sampler=Heun(steps=60), seed=1, shard_size=8)
+    """Returns shards that take some tenths of a second each."""
+    return Generate(score=tiny.score(source).last(), sampler=Heun(steps=30), seed=1, shard_size=8)
+
+
+def target(source: Path) -> Taken:
+    return Taken(samples=samples(source)[: 8 * SHARDS])
 
 
 if __name__ == "__main__":
     root, source = sys.argv[1:]
-    execute(
-        Taken(samples=samples(Path(source))[: 8 * SHARDS]), open_store(root), Placement(workers=2), Progress()
-    )
+    execute(target(Path(source)), open_store(root), Placement(workers=2), Progress())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster import cluster_driver
-from cluster.disturbed import Undisturbed, drive, parts, running, stopped_in_a_shard, store_of
+from cluster.disturbed import Undisturbed, made_here, parts, running, stopped_in_a_shard, store_of
 from cluster.hosts import GCS_PORT, Network
 from notes import attempts
 
@@ -28,11 +28,10 @@ def shared(network: Network):
 
 
 @pytest.fixture(scope="module")
-def trained(network: Network, undisturbed: Undisturbed) -> str:
-    """Returns a root in which the training ran to its end on one host, without a loss."""
+def trained(undisturbed: Undisturbed) -> str:
+    """Returns a root in which the training ran to its end in one process, without a loss."""
     root = undisturbed.begun("trained", "train-", "generate-", "taken-")
-    drive(network.hosts["laptop"], "training", root, undisturbed.source).finish(SECONDS)
-    return root
+    return made_here(cluster_driver.training(undisturbed.source), root)
 
 
 def epochs(root: str, undisturbed: Undisturbed) -> dict[int, dict]:
@@ -108,10 +107,9 @@ def test_a_notice_that_a_host_will_be_taken_away_makes_a_checkpoint_at_once_and_
     assert steps.committed("steps") == {}
 
 
-def test_a_host_lost_after_the_training_changes_no_metric(shared, network, undisturbed):
-    compared = undisturbed.begun("table")
-    drive(network.hosts["laptop"], "table", compared, undisturbed.source).finish(SECONDS)
+def test_a_host_lost_after_the_training_changes_no_metric(shared, undisturbed):
     target, guided = cluster_driver.table(undisturbed.source), cluster_driver.guided(undisturbed.source)
+    compared = made_here(target, undisturbed.begun("table"))
     quiet = Undisturbed(compared, undisturbed.source)
     root = quiet.begun("table-disturbed", guided.name, "features-", "statistics-", "measure-", "evaluate-")
     shared.have(2)
