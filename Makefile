@@ -51,7 +51,7 @@ site: .venv/dev
 .venv/digits: EXTRAS = run,digits,dit
 .venv/dev: EXTRAS = dev
 .venv/digits .venv/dev: .venv/python pyproject.toml constraints.txt
-	@echo "installing dgflow[$(EXTRAS)] with the versions of constraints.txt into .venv (some 7 GB, a few minutes)"
+	@echo "installing dgflow[$(EXTRAS)] with the versions of constraints.txt into .venv: some 7 GB, 3 to 8 minutes, in which pip prints nothing"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
