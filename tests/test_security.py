@@ -59,7 +59,7 @@ ALLOWED = {
     ("networks/own/spec.py", "importlib.import_module"),
     # dgflow's own modules, by the names in its stub.
     ("__init__.py", "importlib.import_module"),
-    ("client/kinds.py", "importlib.import_module"),
+    ("steps/kinds.py", "importlib.import_module"),
     # Between a driver and the workers that it started, through sockets and a folder that are theirs alone.
     ("runtime/pool/process_fleet.py", "cloudpickle"),
     ("runtime/pool/process_fleet.py", "cloudpickle.dumps"),

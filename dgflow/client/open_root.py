@@ -6,7 +6,6 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from dgflow.client.kinds import load_kinds
 from dgflow.client.networks import DiscriminatorNetwork, Network, ScoreNetwork
 from dgflow.client.samples import SampleStream
 from dgflow.client.steps import StepView
@@ -15,6 +14,7 @@ from dgflow.networks.roles import DiscriminatorSpec, ScoreNetworkSpec
 from dgflow.report.summary import summarise, table, worker_seconds
 from dgflow.specs.network import NetworkSpec
 from dgflow.specs.step import NetworkStep, SampleStep, Weights
+from dgflow.steps.kinds import load_kinds
 from dgflow.store import runs
 from dgflow.store.address import check_format, is_root, step_name
 from dgflow.store.objects import ObjectStore

@@ -17,6 +17,7 @@ from dgflow.report.page_file import page_of
 from dgflow.report.runs_text import Variant, seen_steps, variants
 from dgflow.report.verdict import INTERVAL, effect_dots
 from dgflow.specs.step import ResultStep
+from dgflow.steps.kinds import load_kinds
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 
@@ -33,6 +34,7 @@ def render_index(store: ObjectStore) -> str | None:
     ]
     if len(found) < 2:
         return None
+    load_kinds()  # the other variants' recipes are not imported
     steps = seen_steps(found, store, names)
     root = RecordedRoot(store)
     labels = _labels([each.record.asked for each in found])

@@ -11,11 +11,11 @@ from steps.identities import INSTANCES
 from steps.shipped import SYSTEMS, built, recipe
 
 from dgflow import OwnDenoiser, Pretrained
-from dgflow.client.kinds import load_kinds
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step, Target
 from dgflow.specs.train_step import TrainStep
+from dgflow.steps.kinds import load_kinds
 from dgflow.steps.published_network import PublishedNetwork
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
