@@ -194,7 +194,7 @@ def test_an_unknown_option_is_named(folder, here):
 def test_a_value_of_the_wrong_type_is_named(folder, here):
     result = here("run", "--samples", "many", cwd=folder)
     assert result.returncode == 2
-    assert "--samples" in error(result) and "valid integer" in result.stderr
+    assert "--samples" in error(result) and "expected a whole number, found 'many'" in result.stderr
 
 
 def test_a_value_that_makes_no_sense_is_refused_before_anything_starts(folder, here):

@@ -63,7 +63,7 @@ def test_an_option_may_be_a_number_or_a_word(tmp_path: Path, word: str, value: A
 def test_what_is_neither_the_number_nor_the_word_is_refused(tmp_path: Path) -> None:
     _, output = called(tmp_path, "plan", "--tau-min", "gian", status=2)
     words = " ".join(output.replace("│", " ").split())
-    assert "--tau-min: expected a number or gain or none, found 'gian'; did you mean gain?" in words
+    assert "'--tau-min': expected a number or gain or none, found 'gian'; did you mean gain?" in words
 
 
 def test_the_names_that_options_had_before_are_taken_still(tmp_path: Path) -> None:

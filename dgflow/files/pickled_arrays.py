@@ -40,8 +40,8 @@ class PickledArrays:
             }
         except Refused as error:
             raise ValueError(
-                f"expected only arrays in {self.source}, found a pickle that calls `{error}`; nothing of it "
-                "was executed. Download the file from its publisher's page"
+                f"expected only arrays in {self.source}, found a pickle that calls `{error}`; no code "
+                "was run. Download the file from its publisher's page"
             ) from error
         except (MemoryError, FileNotFoundError):
             raise

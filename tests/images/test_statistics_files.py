@@ -50,13 +50,13 @@ def test_edm2_s_pickle_gives_the_moments_of_fid_and_no_others(tmp_path, protocol
     [
         (
             pickle.dumps({"fid": {"mu": Trap(Path("executed"))}}),
-            r"refused, .*`posix\.system`.*nothing was run",
+            r"a pickle that calls `posix\.system`; no code was run",
         ),
-        (pickle.dumps({"fd_dinov2": {}}), "arrays under 'fid', found another file or a damaged one"),
-        (pickle.dumps({"fid": {"mu": np.zeros(3)}})[:-20], "another file or a damaged one"),
-        (pickle.dumps({"fid": {"mu": np.array(["a", "b"])}}), "another file or a damaged one"),
-        (pickle.dumps({"fid": [1.0]}), "another file or a damaged one .*expected a dict, found list"),
-        (b"no pickle", "another file or a damaged one"),
+        (pickle.dumps({"fd_dinov2": {}}), "arrays under 'fid', found another kind of file or a damaged one"),
+        (pickle.dumps({"fid": {"mu": np.zeros(3)}})[:-20], "another kind of file or a damaged one"),
+        (pickle.dumps({"fid": {"mu": np.array(["a", "b"])}}), "another kind of file or a damaged one"),
+        (pickle.dumps({"fid": [1.0]}), "another kind of file or a damaged one .*expected a dict, found list"),
+        (b"no pickle", "another kind of file or a damaged one"),
     ],
     ids=["code", "no fid", "cut short", "texts", "list", "text"],
 )

@@ -409,7 +409,7 @@ def test_what_cannot_be_published_is_refused(root: str, address: str, tmp_path: 
         publish(address, str(tmp_path / "published"), licence="CC BY 4.0")
     with pytest.raises(ValueError, match="expected --epoch last, best or a number, found 'first'"):
         publish(address, str(tmp_path / "published"), epoch="first")
-    with pytest.raises(ValueError, match="expected the weights epoch:7 of .*found 1 to 2"):
+    with pytest.raises(ValueError, match="expected the weights epoch:7 of .*found epochs 1 to 2"):
         publish(address, str(tmp_path / "published"), epoch="7")
     (tmp_path / "published").mkdir()
     with pytest.raises(ValueError, match="which is not overwritten"):

@@ -115,7 +115,7 @@ def test_what_is_missing_is_told_and_the_step_is_not_told_to_end_with_evaluate(f
     evaluation, store = finished
     text = Page(render(Ladder(table=evaluation.result()), store)).text
     assert "ladder of weights: 0 of 1 result committed" in text and "No result yet." in text
-    assert "end it with Evaluate" not in text
+    assert "end with Evaluate" not in text
 
 
 def test_an_altered_file_is_an_error_and_not_a_figure(ladder):

@@ -135,7 +135,7 @@ def test_a_file_that_is_gone_is_named(sources, tmp_path):
     shutil.copytree(sources / "folder", tmp_path / "folder")
     reader = sent(ImageSet.at(str(tmp_path / "folder")))
     (tmp_path / "folder" / "0105.png").unlink()
-    with pytest.raises(ValueError, match=r"cannot see .*0105\.png"):
+    with pytest.raises(ValueError, match=r"cannot reach .*0105\.png"):
         reader.read(100, 110)
 
 

@@ -118,7 +118,7 @@ def test_a_global_beyond_those_of_the_format_is_refused_by_name_and_not_called(
                 state["_modules"] = {"model": trap}
 
         data = write_edm_pickle(_network(), init_kwargs=KWARGS, change=plant)
-    with pytest.raises(ValueError, match=rf"a test: refused.*`{GLOBALS[way]}`.*nothing was run"):
+    with pytest.raises(ValueError, match=rf"a test: refused.*`{GLOBALS[way]}`.*no code was run"):
         read_edm_pickle(data, source="a test")
     assert not mark.exists()
 

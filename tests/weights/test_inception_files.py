@@ -304,7 +304,7 @@ def test_a_call_in_an_archive_s_pickle_is_refused_by_name_and_not_made(way: str,
     ):
         format: str = "inception_torchscript" if data[:2] == b"PK" else "inception_pickle"
         with pytest.raises(
-            ValueError, match=rf"i: refused.*`.*{GLOBALS[way].rpartition('.')[2]}`.*nothing was run"
+            ValueError, match=rf"i: refused.*`.*{GLOBALS[way].rpartition('.')[2]}`.*no code was run"
         ):
             read_weights(data, format, source="i")
     assert not mark.exists()

@@ -190,7 +190,7 @@ def test_a_torch_file_with_code_is_refused_by_name_and_nothing_runs(
 ) -> None:
     mark = tmp_path / "executed"
     file = saved({"ema": {"w": torch.ones(1)}, "args": Trap(mark)}, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="dg.pt: refused.*`posix.system`.*nothing was run"):
+    with pytest.raises(ValueError, match="dg.pt: refused.*`posix.system`.*no code was run"):
         options = {"soft_truncation": {"ema_names": []}, "lsgm": {"part": "prior"}}.get(format, {})
         read_weights(file, format, source="dg.pt", **options)
     assert not mark.exists()

@@ -115,7 +115,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_what_torch_allows_beyond_tensors_of_numbers_is_refused_by_name(name: str, tmp_path: Path) -> None:
     for file in (*_both(_zipped(CALLS[name]), tmp_path), *_both(_legacy(CALLS[name], 4), tmp_path)):
-        with pytest.raises(ValueError, match=f"refused, .* `{name}`, .*nothing was run"):
+        with pytest.raises(ValueError, match=f"refused, .* `{name}`, .*no code was run"):
             read_state_dict(file)
 
 
@@ -162,7 +162,7 @@ def test_a_damaged_number_is_found_by_its_checksum(tmp_path: Path) -> None:
     data = bytearray(_saved({"b": torch.arange(1000.0)}))
     data[data.find(struct.pack("<f", 500.0)) + 3] ^= 1
     for file in _both(bytes(data), tmp_path):
-        with pytest.raises(ValueError, match="the checksum of '.*data/0' is another"):
+        with pytest.raises(ValueError, match="the checksum of '.*data/0' differs"):
             read_state_dict(file)
 
 
