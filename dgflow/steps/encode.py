@@ -64,7 +64,7 @@ class Encode(SampleStep):
         if shape[:2] != expected[:2]:
             raise ValueError(
                 f"expected images of the autoencoder's {expected.channels} channels and "
-                f"{expected.image_size} pixels a side, found {shape.channels} channels and "
+                f"{expected.image_size} pixels per side, found {shape.channels} channels and "
                 f"{shape.image_size} pixels: import them at that size"
             )
         spec.latent_shape(expected.image_size)

@@ -12,7 +12,7 @@ MOST_IMAGES = 2_048
 mean is 1/45 of the spread between images."""
 MOST_BYTES = 2 * 2**30
 """Host memory of all workers for noisy and denoised images, in bytes: enough for 2,048 images of up to 64
-pixels a side, or 170 of 256."""
+pixels per side, or 170 of 256."""
 
 
 def check_score(score: Weights, real: Slice, *, field: str) -> None:
@@ -23,7 +23,7 @@ def check_score(score: Weights, real: Slice, *, field: str) -> None:
     if known[:2] != shape[:2]:
         raise ValueError(
             f"{field}: expected a score network for the real ones' {shape.channels} channels of "
-            f"{shape.image_size} pixels a side, found one for {known.channels} of {known.image_size}"
+            f"{shape.image_size} pixels per side, found one for {known.channels} of {known.image_size}"
         )
     if (network.gives_latents or score.step.sees_latents) and not real.step.gives_latents:
         raise ValueError(

@@ -138,7 +138,7 @@ def check_guide(where: str, field: str, weights: Weights, role: str, shape: Data
     if step.shape[:2] != shape[:2]:
         raise ValueError(
             f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
-            f"{shape.image_size} pixels a side, found one for {step.shape.channels} of "
+            f"{shape.image_size} pixels per side, found one for {step.shape.channels} of "
             f"{step.shape.image_size}"
         )
     if 0 < step.classes < classes:

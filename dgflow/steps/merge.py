@@ -131,6 +131,6 @@ def _began_with(step: TrainScore, base: Weights) -> bool:
 def _data(weights: Weights) -> str:
     shape, kind = weights.step.shape, "latents" if of_latents(weights) else "images"
     return (
-        f"{kind} of {shape.channels} channels and {shape.image_size} pixels a side with "
+        f"{kind} of {shape.channels} channels and {shape.image_size} pixels per side with "
         f"{weights.step.classes} classes"
     )

@@ -111,7 +111,7 @@ def test_the_loss_is_the_weighted_denoising_error_less_that_of_the_network_alone
 
 
 def a_loss(network: nn.Module, seed: int = 0) -> Tensor:
-    """Returns the loss of two made-up noisy images of 8 pixels a side."""
+    """Returns the loss of two made-up noisy images of 8 pixels per side."""
     generator = torch.Generator().manual_seed(seed)
     y, residual = torch.randn(2, 2, 3, 8, 8, generator=generator)
     sigma = torch.tensor([0.7, 3.0], dtype=torch.float64)

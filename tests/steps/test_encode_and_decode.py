@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused_when_the_recipe_is_built(tmp_path):
             "expected images, found the latents of generate seed 0: decode them",
             lambda: Encode(images=latents[:8], vae=weights),
         ),
-        ("16 pixels a side, found 3 channels and 32 pixels", lambda: Encode(images=large[:4], vae=weights)),
+        ("16 pixels per side, found 3 channels and 32 pixels", lambda: Encode(images=large[:4], vae=weights)),
         (
             "weights of an autoencoder .*found pretrained of DiT",
             lambda: Encode(images=images[:4], vae=latents.score),

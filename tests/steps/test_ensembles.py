@@ -332,11 +332,11 @@ def other_members(networks: Networks) -> dict[str, tuple[Weights, str]]:
         ),
         "size": (
             unread(network=dg.Discriminator(head=HEAD), image_size=16),
-            "3 channels of 8 pixels a side, found one for 3 of 16",
+            "3 channels of 8 pixels per side, found one for 3 of 16",
         ),
         "channels": (
             unread(network=dg.Discriminator(head=HEAD), channels=1),
-            "3 channels of 8 pixels a side, found one for 1 of 8",
+            "3 channels of 8 pixels per side, found one for 1 of 8",
         ),
         "fewer classes": (unread(network=dg.Discriminator(head=HEAD), num_classes=2), "knows the 3 classes"),
         "more classes": (

@@ -198,7 +198,7 @@ def _file(**fields: object) -> Weights:
         ),
         (_file(network=dg.DhariwalUNet()), "found DhariwalUNet"),
         (_file(image_size=16), "tuned: expected a network for the same data as base, images of 1 channels"),
-        (_file(num_classes=3), r"8 pixels a side with 2 classes, found images .* with 3 classes"),
+        (_file(num_classes=3), r"8 pixels per side with 2 classes, found images .* with 3 classes"),
         (_file(network=tiny.ENCODER), "expected a score network .*, found pretrained of ADMEncoder"),
         (SCORE.last(), r"tuned: expected weights other than base, found the same"),
         (SCORE.epoch(2), r"tuned: expected weights other than base, found the same .*epoch:2"),

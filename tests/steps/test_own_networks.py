@@ -356,7 +356,7 @@ def test_a_protocol_is_inceptions_and_refused_with_another_network(own):
 def test_images_of_another_shape_than_the_network_takes_are_refused_when_the_recipe_is_built(own):
     judge = own(dg.OwnFeatures(factory="brought:Corners")).weights()
     real = dg.ImportImages(source="/nowhere", num_classes=3, image_size=8)
-    with pytest.raises(ValueError, match="3 channels of 4 pixels a side, found 3 of 8"):
+    with pytest.raises(ValueError, match="3 channels of 4 pixels per side, found 3 of 8"):
         Measure(samples=real[:50], reference=real[50:100], features=judge)
 
 

@@ -291,7 +291,7 @@ def refused(guides) -> dict[str, tuple[Any, str]]:
         ),
         "size": (
             lambda: guided(dg.ClassifierGuidance(classifier=classifier), larger),
-            "3 channels of 16 pixels a side, found one for 3 of 8",
+            "3 channels of 16 pixels per side, found one for 3 of 8",
         ),
         "classes": (
             lambda: guided(dg.ClassifierGuidance(classifier=classifier), many),

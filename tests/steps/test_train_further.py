@@ -193,7 +193,7 @@ REFUSED = [
                 source="a.safetensors", network=score.network, image_size=16, channels=1, num_classes=2
             ).weights()
         },
-        "start: expected a score network for the real ones' 1 channels of 8 pixels a side, found one for",
+        "start: expected a score network for the real ones' 1 channels of 8 pixels per side, found one for",
     ),
     (
         lambda score: {

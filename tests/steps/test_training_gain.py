@@ -229,7 +229,7 @@ OTHER_CLASSES = Pretrained(
     [
         (dict(gain_of=SCORE.last(), held_out=0.0), "gain_of: expected at least two held-out real images"),
         (dict(gain_of=SCORE.last(), held_out=0.01), "measure Gain on, found 1: set held_out"),
-        (dict(gain_of=OTHER_SIZE), "real ones' 1 channels of 8 pixels a side, found one for 1 of 16"),
+        (dict(gain_of=OTHER_SIZE), "real ones' 1 channels of 8 pixels per side, found one for 1 of 16"),
         (dict(gain_of=OTHER_CLASSES), "with the real ones' 3, whose labels it receives, found 5"),
     ],
 )

@@ -171,7 +171,7 @@ def test_classes_of_real_and_fake_need_to_agree_only_where_the_discriminator_is_
         TrainDiscriminator(real=three, fake=fake, batch_size=16)
     TrainDiscriminator(real=three, fake=fake, batch_size=16, conditional=False)
     larger = ImportImages(source="others.npz", num_classes=2, image_size=16, channels=1)[:64]
-    with pytest.raises(ValidationError, match="1 channels and 16 pixels a side, found 1 and 8"):
+    with pytest.raises(ValidationError, match="1 channels and 16 pixels per side, found 1 and 8"):
         TrainDiscriminator(real=larger, fake=fake, batch_size=16)
 
 

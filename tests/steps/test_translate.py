@@ -184,7 +184,7 @@ class Euler(dg.Heun):
         ({"score": score(TARGET)}, "expected latents, as the score network samples them, found the images"),
         (
             {"source": dg.ImportImages(source="x", num_classes=3, image_size=16, channels=1)[:50]},
-            "1 channels of 8 pixels a side, found 1 channels of 16",
+            "1 channels of 8 pixels per side, found 1 channels of 16",
         ),
         (
             {"source": dg.ImportImages(source="x", num_classes=5, image_size=8, channels=1)[:50]},

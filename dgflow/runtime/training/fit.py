@@ -295,7 +295,7 @@ def _count(
     if counted >= ATTEMPTS:
         raise TrainingFailed(
             f"training {name} died {ATTEMPTS} times after epoch {newest} of {epochs}: {str(error).strip()}\n"
-            f"The epochs up to {newest} are committed; the same command goes on from there"
+            f"The epochs up to {newest} are committed; the same command continues from there"
         ) from error
 
 

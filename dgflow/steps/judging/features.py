@@ -80,8 +80,8 @@ class Features(SampleStep):
             if images[:2] != shape[:2]:
                 raise ValueError(
                     f"expected images for {step.title}, {shape.channels} channels of {shape.image_size} "
-                    f"pixels a side, found {images.channels} of {images.image_size} ({self.samples.title}); "
-                    "give its Pretrained the image_size and channels of the images"
+                    f"pixels per side, found {images.channels} of {images.image_size} "
+                    f"({self.samples.title}); give its Pretrained the image_size and channels of the images"
                 )
         return self
 

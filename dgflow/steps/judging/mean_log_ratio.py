@@ -94,7 +94,7 @@ class MeanLogRatio(ResultStep):
         if ours[:2] != wanted[:2] or part.step.gives_latents != self.real.step.gives_latents:
             raise ValueError(
                 f"{field}: expected samples of the form of the real ones, {wanted.channels} channels of "
-                f"{wanted.image_size} pixels a side, found those of {part.title}"
+                f"{wanted.image_size} pixels per side, found those of {part.title}"
             )
         if (classes := self.term.guides[0].step.classes) not in (0, ours.num_classes):
             raise ValueError(

@@ -77,7 +77,7 @@ class LossesByLevel(ResultStep):
         if shape[:2] != wanted[:2] or part.step.gives_latents != self.real.step.gives_latents:
             raise ValueError(
                 f"{field}: expected samples of the form of the real ones, {wanted.channels} channels of "
-                f"{wanted.image_size} pixels a side, found those of {part.title}: give samples like those "
+                f"{wanted.image_size} pixels per side, found those of {part.title}: give samples like those "
                 "that the discriminators were trained on"
             )
         for name, term in self.terms.items():
