@@ -65,8 +65,9 @@ class Translate(Sampling):
             )
         if shape[:2] != own[:2]:
             raise ValueError(
-                f"source: expected the score network's {own.channels} channels of {own.image_size} pixels a "
-                f"side, found {shape.channels} channels of {shape.image_size}: import the source at that size"
+                f"source: expected the score network's {own.channels} channels of {own.image_size} pixels "
+                f"per side, found {shape.channels} channels of {shape.image_size}: import the source at that "
+                "size"
             )
         self._check_labels(shape.num_classes)
         self.sampler.check_start(self.start)

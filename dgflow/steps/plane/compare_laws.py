@@ -49,8 +49,8 @@ class CompareLaws(PlaneArms):
             if not part.step.gives_latents or shape.values != 2:
                 raise ValueError(
                     f"arm {name!r}: expected points of the plane, as latents of 2 channels and 1 pixel, "
-                    f"found {part.title} of {shape.channels} channels and {shape.image_size} pixels a "
-                    "side"
+                    f"found {part.title} of {shape.channels} channels and {shape.image_size} pixels "
+                    "per side"
                 )
             if part.rows < 2:
                 raise ValueError(f"arm {name!r}: expected two or more samples per slice, found one")

@@ -82,8 +82,8 @@ class DiscriminatorFields(TrainStep, ABC):
         real, fake = self.shape, part.step.shape
         if real[:2] != fake[:2]:
             raise ValueError(
-                f"expected fakes of the real ones' {real.channels} channels and {real.image_size} pixels a "
-                f"side, found {fake.channels} and {fake.image_size}{_GREY if fake.channels == 1 else ''}"
+                f"expected fakes of the real ones' {real.channels} channels and {real.image_size} pixels "
+                f"per side, found {fake.channels} and {fake.image_size}{_GREY if fake.channels == 1 else ''}"
             )
         if self.conditional and real.num_classes != fake.num_classes:
             raise ValueError(
