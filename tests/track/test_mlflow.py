@@ -131,7 +131,7 @@ def test_ended_before_or_behind_any_request_it_is_told_once_in_the_end(made, uri
 def test_a_server_that_is_not_there_is_one_message(made, free_port, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = f"http://127.0.0.1:{free_port}"
-    with pytest.raises(ValueError, match=f"could not write .* to {uri}: .*the same command goes on"):
+    with pytest.raises(ValueError, match=f"could not write .* to {uri}: .*the same command continues"):
         tell(MLflow(uri), made)
 
 
