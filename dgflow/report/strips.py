@@ -20,19 +20,24 @@ ARMS = 3  # strips at most
 def strips(target: Evaluate, summary: Summary, store: ObjectStore) -> dict[str, Any] | None:
     """Returns the `rows` (arm and frames) of one sample: that of the arm without guidance, and the same one,
     by seed and index, of the first other arms. None if no worker has left its path."""
-    found = {name: path for name in target.arms if (path := _path(target, name, summary, store))}
-    if not found:
-        return None
     base = base_of(target, target.arms)
-    order = sorted(found, key=lambda name: name != base)
-    chosen = _sample(target, order[0], found)
-    names = [name for name in order if _sample(target, name, found) == chosen][:ARMS]
-    side = found[names[0]].frames.shape[2]
+    shown: dict[str, Trajectory] = {}
+    chosen: tuple[int | None, int] | None = None  # seed and index
+    for name in sorted(target.arms, key=lambda name: name != base):
+        if len(shown) == ARMS or (path := _path(target, name, summary, store)) is None:
+            continue
+        sample = (target.arms[name][0].drawn.seed, path.index)
+        chosen = chosen or sample
+        if sample == chosen:
+            shown[name] = path
+    if chosen is None:
+        return None
+    side = next(iter(shown.values())).frames.shape[2]
     return {
         "seed": chosen[0],
         "index": f"{chosen[1]:,}",
-        "length": max(len(found[name].frames) for name in names),
-        "rows": [(name, _frames(found[name])) for name in names],
+        "length": max(len(path.frames) for path in shown.values()),
+        "rows": [(name, _frames(path)) for name, path in shown.items()],
         "width": side * max(1, SHOWN // side),
         "large": side * max(2, LARGE // side),
         "shrunk": target.arms[base][0].step.shape.image_size > LARGEST,
@@ -44,11 +49,6 @@ def _path(target: Evaluate, name: str, summary: Summary, store: ObjectStore) -> 
     bounds = (each.bound for each in summary.plans if each.step.name == step.name)
     bound = next((bound for bound in bounds if bound is not None), None)
     return None if bound is None else left(Root(store).step_store(step), bound.digests)
-
-
-def _sample(target: Evaluate, name: str, found: dict[str, Trajectory]) -> tuple[int | None, int]:
-    """Returns the seed and the index of the sample of an arm."""
-    return target.arms[name][0].drawn.seed, found[name].index
 
 
 def _frames(path: Trajectory) -> list[dict[str, str]]:

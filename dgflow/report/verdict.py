@@ -43,22 +43,14 @@ def verdict(summary: Summary) -> dict[str, Any] | None:
         return None if found is None else _of_sweep(found)
     if outcome is None or not (found := effects(outcome.step, outcome.arms)):
         return None
-    metric, base = found[0].metric, found[0].base
     kinds = {each.verdict for each in found}
     kind = next(iter(kinds)) if len(kinds) == 1 else "mixed"
     number = found[0].signed
     if len(found) > 1:
         low, *_, high = sorted(found, key=lambda each: each.change)
         number = f"{low.signed} to {high.signed}"
-    return {
-        "kind": kind,
-        "head": HEADS.get(kind) or _counts(found),
-        "number": number,
-        "unit": f"{metric.heading} against {base}",
-        "lines": [*map(sentence, found)] if len(found) <= 3 else [_together(found)],
-        "how": _how(found),
-        "figure": Markup(draw_dots(effect_dots(found)).element),
-    }
+    lines = [*map(sentence, found)] if len(found) <= 3 else [_together(found)]
+    return _verdict(kind, HEADS.get(kind) or _counts(found), number, lines, found, effect_dots(found))
 
 
 def _of_sweep(found: Variants) -> dict[str, Any]:
@@ -70,14 +62,22 @@ def _of_sweep(found: Variants) -> dict[str, Any]:
     lines = [sentence(best), *([found.remark] if found.remark else [])]
     if len(found.effects) > MOST:
         lines.append(f"The plot has the {MOST} best variants.")
+    dots = effect_dots(shown, found.labels[:MOST])
+    return _verdict(best.verdict, head, best.signed, lines, [best], dots)
+
+
+def _verdict(
+    kind: str, head: str, number: str, lines: Sequence[str], found: Sequence[Effect], dots: Dots
+) -> dict[str, Any]:
+    """Returns what `verdict` returns; `found` are the effects that the words are about."""
     return {
-        "kind": best.verdict,
+        "kind": kind,
         "head": head,
-        "number": best.signed,
-        "unit": f"{best.metric.heading} against {best.base}",
+        "number": number,
+        "unit": f"{found[0].metric.heading} against {found[0].base}",
         "lines": lines,
-        "how": _how([best]),
-        "figure": Markup(draw_dots(effect_dots(shown, found.labels[:MOST])).element),
+        "how": _how(found),
+        "figure": Markup(draw_dots(dots).element),
     }
 
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgflow.images.grids import grid_file, read_grid
-from dgflow.store.identity import fingerprint
 from dgflow.store.shards import decode_shard, encode_shard
-from dgflow.store.step_store import StepStore
+from dgflow.store.step_store import StepStore, inputs16
 
 _log = logging.getLogger(__name__)
 
@@ -103,4 +102,4 @@ def _decoded(data: bytes) -> Trajectory:
 
 
 def _key(step_store: StepStore, inputs: Mapping[str, str], suffix: str) -> str:
-    return f"{step_store.name}/attempts/path-{fingerprint(dict(inputs))[:16]}.{suffix}"
+    return f"{step_store.name}/attempts/path-{inputs16(inputs)}.{suffix}"

@@ -122,7 +122,7 @@ class StepStore:
 
     def key(self, folder: str, number: int, inputs: Mapping[str, str]) -> str:
         """The key of the receipt of a part made from exactly these inputs, existing or not."""
-        return f"{self.name}/{folder}/{number:05d}-{_short(inputs)}.json"
+        return f"{self.name}/{folder}/{number:05d}-{inputs16(inputs)}.json"
 
     def is_committed(self, folder: str, number: int, inputs: Mapping[str, str]) -> bool:
         """True if that receipt exists; one request, no listing."""
@@ -358,7 +358,7 @@ class StepStore:
 
     def manifest_key(self, start: int, stop: int, inputs: Mapping[str, str]) -> str:
         """The key of the manifest of a slice."""
-        return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
+        return f"{self.name}/manifests/{start}-{stop}-{inputs16(inputs)}.json"
 
     def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
         """Raise CorruptObject if the data of an entry is missing or has another size.
@@ -377,7 +377,7 @@ class StepStore:
 
 def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, str]) -> dict[int, str]:
     """Select the receipts of `StepStore.committed` made from exactly these inputs: number -> receipt key."""
-    wanted = _short(inputs)
+    wanted = inputs16(inputs)
     return {number: keys[wanted] for number, keys in committed.items() if wanted in keys}
 
 
@@ -416,5 +416,6 @@ def read_rows(
             yield {name: values[first - entry.start : last - entry.start] for name, values in rows.items()}
 
 
-def _short(inputs: Mapping[str, str]) -> str:
+def inputs16(inputs: Mapping[str, str]) -> str:
+    """Return the digest of a step's inputs that the names of its files contain, 16 hex digits."""
     return fingerprint(dict(inputs))[:16]
