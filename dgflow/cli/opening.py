@@ -16,7 +16,7 @@ from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
 
 Use = Literal["run", "plan", "status", "look"]
-"""How a command uses a root: `run` creates it, `plan` works without it, the others only read."""
+"""The use of a root by a command: `run` creates the root, `plan` works without one, others only read it."""
 
 
 def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:

@@ -170,8 +170,8 @@ def _plan(
         ),
     ] = None,
 ) -> int:
-    """Show for every step which parts exist, which would be made and why. Runs nothing, and needs neither
-    data nor weights.
+    """Show the parts of each step that exist, and the parts that would be made, with the reason. Runs
+    nothing, and needs neither data nor weights.
 
     --device or --pilot adds parameters and hours, and --price the cost.
     """

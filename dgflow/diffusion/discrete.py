@@ -241,7 +241,7 @@ class DiscreteSchedule:
         """A linear-VP time between the times of `timestep` and `timestep` + 1 of the original diffusion,
         half-way in log sigma.
 
-        Windows and switches that begin at this time equal the published "t > timestep" exactly, for every
+        A window or switch that begins at this time equals the published "t > timestep" exactly, with any
         sampler. For the last few timesteps, whose noise levels (up to 157) exceed those of linear VP, the
         time is above 1. Raises ValueError unless both timesteps exist.
         """

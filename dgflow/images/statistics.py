@@ -40,8 +40,8 @@ def has_statistics(source: str) -> bool:
 
 
 def has_images(source: str) -> bool:
-    """Returns False for an npz without images, and for statistics in a pickle. It returns True for every
-    other source, which `open_images` examines. Raises as `has_statistics` does.
+    """Returns False for an npz without images and for statistics in a pickle, else True: `open_images`
+    examines the other sources. Raises as `has_statistics` does.
     """
     names = array_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def merged(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """(1 + weight) base - weight tuned for every tensor, by name (Neon, arXiv 2510.03597).
+    """Merge two networks tensor by tensor: (1 + weight) base - weight tuned (Neon, arXiv 2510.03597).
 
     Values are computed in float64 and rounded once to the format of `base`. Values that are equal in both,
     such as frozen buffers, are copied bit for bit, as are all values at weight 0. Integers, and tensors that

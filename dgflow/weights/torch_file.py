@@ -1,12 +1,12 @@
 """Read files of `torch.save` through torch's restricted unpickler, and the flat state dicts in them.
 
-No code from a file is executed. Before torch reads a file, the file is parsed inertly (`inert_pickle`) and
-refused if it names any global except:
+No code from a file is executed. Before torch reads a file, the file is parsed inertly (`inert_pickle`). Two
+kinds of globals are accepted:
 
 - those of numeric tensors and plain containers;
 - `argparse.Namespace` and numpy's scalar and dtype, which are replaced by inert stand-ins.
 
-Other globals that torch or the process allows are refused too.
+A file that names another global is refused, even if torch or the process allows that global.
 """
 
 from __future__ import annotations

@@ -184,7 +184,10 @@ def of_latents(**fields: Any) -> Weights:
         ({"sigmas": (0.5, 100.0)}, "noise levels 0.002 to 80.*found"),
         ({"draws": 1}, "draws"),
         ({"arms": {}}, "arms"),
-        ({"sampler": dg.RK45(shared_block=2)}, "separate step sizes for every sample, found shared_block=2"),
+        (
+            {"sampler": dg.RK45(shared_block=2)},
+            "expected one with step sizes per sample, found shared_block=2",
+        ),
         ({"front_end": "adm"}, "expected features with front_end='adm'"),
         ({"real": IMAGES[:50]}, "1 channels of 8"),
         ({"real": LATENTS.all(), "score": of_latents(), "features": JUDGE.last()}, "images for a judge"),

@@ -39,8 +39,8 @@ class Regeneration(GuidedArms):
     different noise. The average over the noise shows how the score moves the image; a wrong score moves it
     elsewhere. An average nearer to the image does not by itself prove a better score: a score whose
     distribution is too wide leaves images unchanged, while the data's own score removes what the noise hides.
-    Therefore no column of a table of arms shows it. The file holds for every arm and level, as means over the
-    images with their standard errors:
+    Therefore tables of arms do not show it. The file holds these means over the images, with their standard
+    errors, for each arm and level:
 
     - `average`: the squared distance of the expected regenerated image to the image, per value. The noise of
       an average of so few draws is subtracted, so that the number does not depend on `draws`; it can be
@@ -88,7 +88,7 @@ class Regeneration(GuidedArms):
             )
         if self.sampler.block is not None:
             raise ValueError(
-                "sampler: expected one with separate step sizes for every sample, found "
+                "sampler: expected one with step sizes per sample, found "
                 f"shared_block={self.sampler.block}: leave it out"
             )
         for tau in self.taus:
