@@ -17,6 +17,8 @@ from dgflow.weights import host_copies
 from dgflow.weights.host_copies import committed_weights
 from dgflow.weights.tensors import save_weights
 
+DISK = shutil.disk_usage("/")._replace(total=10**12, used=5 * 10**11, free=5 * 10**11)
+
 
 class Watched(MemoryStore):
     """A store that other hosts see; it counts reads of data, the first of which waits for `gate`."""
@@ -37,7 +39,9 @@ class Watched(MemoryStore):
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """A store for a host whose disk is half full, whatever the disk of the tests is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DISK)
     monkeypatch.setattr(host_copies, "LEAST_BYTES", 1_000)
     return Watched(tmp_path.name)
 
@@ -151,8 +155,7 @@ def test_without_a_folder_or_room_each_process_reads_for_itself(fault, store, fo
                 Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "no space"))
             )
         case "fills":
-            usage = shutil.disk_usage(tmp_path)._replace(total=10**12, free=10**11)
-            monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: DISK._replace(free=DISK.total // 10))
         case "foreign":
             other = os.getuid() + 1
             monkeypatch.setattr(os, "getuid", lambda: other)
