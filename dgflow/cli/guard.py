@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from dgflow.cli.characters import degrade
 from dgflow.engine.execute import StepFailed
 from dgflow.extras import explained
-from dgflow.report.layout import wrapped
+from dgflow.runtime.terminal import tell
 from dgflow.specs.mistakes import described
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
@@ -31,12 +31,6 @@ SETTINGS: dict[str, Any] = {
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
-
-
-def tell(line: str) -> None:
-    """Print a line on standard error, wrapped if it is a terminal."""
-    lines = wrapped(line, hanging="  ") if sys.stderr.isatty() else [line]
-    print("\n".join(lines), file=sys.stderr)
 
 
 def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:

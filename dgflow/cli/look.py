@@ -8,10 +8,11 @@ from typing import Any
 from dgflow.cli.guard import print_json
 from dgflow.cli.preview import print_previews
 from dgflow.report import runs_text
-from dgflow.report.layout import UNLIMITED, parts, terminal_width, wrapped
+from dgflow.report.layout import parts
 from dgflow.report.runs_text import Variant
 from dgflow.report.seen import Seen
 from dgflow.report.status_text import rows_of, status_table, status_total
+from dgflow.runtime.terminal import UNLIMITED, terminal_width, wrapped
 from dgflow.store.objects import ObjectStore
 
 

@@ -4,10 +4,10 @@ import sys
 import time
 from typing import Literal, TextIO
 
-from dgflow.cli.guard import tell
 from dgflow.cli.nearby import others_only, roots_nearby
 from dgflow.cli.root import future_root, nothing_at, open_root
 from dgflow.report import runs_text
+from dgflow.runtime.terminal import tell
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore

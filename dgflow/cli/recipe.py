@@ -17,7 +17,7 @@ from dgflow.cli.asked import asked, with_commit
 from dgflow.cli.building import built
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.command import RecipeCommand, as_written
-from dgflow.cli.guard import SETTINGS, print_json, run, tell
+from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.live_page import page_while_running
 from dgflow.cli.opening import Use, at_toy_size, root_for, tell_others, warn
 from dgflow.cli.options import AsJson, CheckpointMinutes, NumGpus, Root, Smoke, TrainWorkers, Workers, Yes
@@ -33,13 +33,13 @@ from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
-from dgflow.report.layout import UNLIMITED, terminal_width, wrapped
 from dgflow.report.page_file import PAGE
 from dgflow.report.pages import page_lines, write_pages
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.report.seen import of_plan
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
+from dgflow.runtime.terminal import UNLIMITED, tell, terminal_width, wrapped
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore, StoreError

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from dgflow.cli.asked import asked, with_commit
 from dgflow.cli.building import RecipeError, built
-from dgflow.cli.guard import print_json, tell
+from dgflow.cli.guard import print_json
 from dgflow.cli.opening import Use, at_toy_size, tell_others, warn
 from dgflow.cli.sweep_selection import Selection
 from dgflow.engine.execute import execute, result_of
@@ -20,6 +20,7 @@ from dgflow.report.pages import page_lines, write_pages
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
+from dgflow.runtime.terminal import tell
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Result, ResultStep, Target
 from dgflow.steps.sweeping.sweep import REPORT, SELECTION, Combination, SelectedSweep, Sweep, check_compares

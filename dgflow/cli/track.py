@@ -3,8 +3,9 @@
 import time
 from collections import Counter
 
-from dgflow.cli.guard import print_json, tell
+from dgflow.cli.guard import print_json
 from dgflow.client.open_root import open as open_client
+from dgflow.runtime.terminal import tell
 from dgflow.track.follow import follow as followed
 from dgflow.track.tracker import Tracker, Updater, Written
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dgflow.report.layout import printable
+from dgflow.runtime.terminal import printable
 
 GAP = "  "
 LABEL = 20  # minimum width of the label column

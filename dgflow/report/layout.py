@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,11 +9,8 @@ from typing import Any
 from dgflow.engine.plan import StepPlan
 from dgflow.metrics.protocols import DECIMALS, HEADINGS
 from dgflow.runtime.durations import duration as duration
+from dgflow.runtime.terminal import UNLIMITED, printable, terminal_width
 
-WIDTH = 140  # maximum characters per line
-PIPED = 110  # characters per line of a table without a terminal
-NARROWEST = 60  # characters per line of a table in a narrower terminal
-UNLIMITED = 10_000  # characters per line of text without a terminal
 LABEL_WIDTH = 58  # maximum characters of a label in a table
 LABEL_HEAD = 28  # characters kept of the beginning of a shortened label
 METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
@@ -88,44 +82,10 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
-def terminal_width(otherwise: int = PIPED) -> int:
-    """Returns the width of the terminal on standard output, or `otherwise` if it is not a terminal.
-
-    $COLUMNS is not used: programs inherit it without having a terminal.
-    """
-    try:
-        columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
-        return otherwise
-    return max(NARROWEST, columns or otherwise)
-
-
-def wrapped(text: str, indent: str = "", hanging: str = "", width: int | None = None) -> list[str]:
-    """Returns the text as printable lines of at most `width` characters, broken between words.
-
-    Args:
-        hanging: the additional indent of all lines after the first.
-        width: by default the width of the terminal, at most `WIDTH`.
-    """
-    return textwrap.wrap(
-        printable(text),
-        width or min(WIDTH, terminal_width(WIDTH)),
-        initial_indent=indent,
-        subsequent_indent=indent + hanging,
-        break_on_hyphens=False,
-    )
-
-
 def evenly(keys: Sequence[str], count: int) -> list[str]:
     """Returns at most `count` of the keys, evenly spaced."""
     count = min(count, len(keys))
     return [keys[position * len(keys) // count] for position in range(count)]
-
-
-def printable(text: str) -> str:
-    """Returns the text as one line with control characters replaced by spaces, since text from a worker on
-    another host must not control the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:

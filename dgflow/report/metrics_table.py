@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from dgflow.metrics.protocols import CUSTOM, HEADINGS, LOWER_IS_BETTER, METRICS, OF_NEIGHBOURS
 from dgflow.metrics.result import NOISE, Change, MetricResult, Provenance, difference
-from dgflow.report.layout import aligned, listed, ruled, wrapped
+from dgflow.report.layout import aligned, listed, ruled
+from dgflow.runtime.terminal import wrapped
 
 # Decimals of a value without an error, and the maximum for any value.
 _DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "recall": 4, "f1": 4, "kid": 6}

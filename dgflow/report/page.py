@@ -35,7 +35,6 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
 from dgflow.store.runs import Asked, newest
-from dgflow.testing.smoke_root import is_smoke_run
 
 REFRESH_SECONDS = 30  # time between reloads of the page of a run in progress
 
@@ -55,7 +54,7 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
     at_work = [] if summary.complete else at_work_lines(target, store)
     return rendered(
         "page.html",
-        title=_title(target, store, source),
+        title=_title(summary, source),
         tagline="" if source is None else source.headline,
         target=target.name,
         recipe=recipe,
@@ -85,13 +84,14 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
     )
 
 
-def _title(target: Target, store: ObjectStore, asked: Asked | None) -> str:
+def _title(summary: Summary, asked: Asked | None) -> str:
     """Returns the recipe's name, or a description of the target if the recipe's name is unknown."""
+    target = summary.target
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     title = title[:1].upper() + title[1:]
     if asked is not None and (asked.recipe or asked.file):
         title = asked.recipe or str(asked.file)
-    return f"Smoke run, meaningless results: {title}" if is_smoke_run(store) else title
+    return f"Smoke run, meaningless results: {title}" if summary.is_smoke else title
 
 
 def _about(summary: Summary, store: ObjectStore) -> list[tuple[str, str]]:

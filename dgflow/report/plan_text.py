@@ -13,8 +13,9 @@ from dgflow.engine.plan import SHOWN_REASONS, StepPlan
 from dgflow.estimate.estimates import Costs, Estimate
 from dgflow.report.arms import END, SEVERAL, SHARED, Named, named
 from dgflow.report.columns import Column, fitted
-from dgflow.report.layout import duration, size, terminal_width, wrapped
+from dgflow.report.layout import duration, size
 from dgflow.report.plan_rates import Rate, rate_of, rates_by_kind, rates_of, row_of
+from dgflow.runtime.terminal import terminal_width, wrapped
 from dgflow.store.objects import ObjectStore
 
 HINT = "for hours and cost: --device NAME, such as h100, or --pilot (runs one batch here); --price P per hour"

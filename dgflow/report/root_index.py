@@ -20,11 +20,12 @@ from dgflow.specs.step import ResultStep
 from dgflow.steps.kinds import load_kinds
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
+from dgflow.testing.smoke_root import is_smoke_run
 
 
 def render_index(store: ObjectStore) -> str | None:
     """Returns the index page, latest variant first; None for a root with fewer than two variants. A variant
-    whose result was removed is left out."""
+    whose result was removed is left out. The root of a smoke run gets no effects."""
     now = store.now()
     names = store.names()
     found = [
@@ -36,13 +37,13 @@ def render_index(store: ObjectStore) -> str | None:
         return None
     load_kinds()  # the other variants' recipes are not imported
     steps = seen_steps(found, store, names)
-    root = RecordedRoot(store)
+    root, is_smoke = RecordedRoot(store), is_smoke_run(store)
     labels = _labels([each.record.asked for each in found])
     rows: list[list[Any]] = []
     by_metric: dict[str, list[tuple[str, Effect]]] = {}
     for label, variant in zip(labels, found, strict=True):
         record, own = variant.record, steps[variant.record.goal]
-        changed = _effects(root, variant)
+        changed = [] if is_smoke else _effects(root, variant)
         for each in changed:
             title = label if len(changed) == 1 else f"{label}, {each.arm}"
             by_metric.setdefault(f"{each.metric.heading} against {each.base}", []).append((title, each))

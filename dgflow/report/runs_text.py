@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgflow.report.layout import duration, printable
+from dgflow.report.layout import duration
 from dgflow.report.seen import Seen, of_record, opened
 from dgflow.report.status_text import run_left
+from dgflow.runtime.terminal import printable
 from dgflow.specs.step import Slice, Target, last_step
 from dgflow.store.address import steps_among
 from dgflow.store.objects import ObjectStore

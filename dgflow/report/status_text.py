@@ -17,9 +17,10 @@ from typing import Any
 from dgflow.engine.plan import StepPlan
 from dgflow.report.attempts import open_attempts
 from dgflow.report.columns import Column, fitted
-from dgflow.report.layout import UNLIMITED, duration, evenly, parts, printable, row_labels, terminal_width
+from dgflow.report.layout import duration, evenly, parts, row_labels
 from dgflow.report.seen import Seen, of_plan
 from dgflow.report.summary import worker_seconds
+from dgflow.runtime.terminal import UNLIMITED, printable, terminal_width
 from dgflow.runtime.training.notes import within_epoch
 from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Driver

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,22 +19,12 @@ from dgflow.metrics.protocols import DECIMALS
 from dgflow.report.doubts import choice_doubts, doubts
 from dgflow.report.effects import base_of, guidance_of
 from dgflow.report.figures.table import starred
-from dgflow.report.layout import (
-    UNLIMITED,
-    duration,
-    in_blocks,
-    labelled,
-    number,
-    own_error,
-    parts,
-    terminal_width,
-    with_spread,
-    wrapped,
-)
+from dgflow.report.layout import duration, in_blocks, labelled, number, own_error, parts, with_spread
 from dgflow.report.outcome import Outcome, has_figures, outcome_of
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
 from dgflow.report.timings import timing_table, timings
+from dgflow.runtime.terminal import UNLIMITED, terminal_width, wrapped
 from dgflow.specs.figures import Metric, Table, directions
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
@@ -44,8 +34,10 @@ from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import canonical_json
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
+from dgflow.testing.smoke_root import is_smoke_run
 
 FLOOR = "real against real"
+SMOKE = "a smoke run: toy networks on synthetic images; the numbers are meaningless"
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class Summary:
 
     `result` is the committed result of `Evaluate.compute`, else None. `receipts` are those of `all_receipts`.
     `outcome` is the result file of the last step, None while that step is incomplete and for steps without
-    one.
+    one. `is_smoke` is true for the root of a smoke run.
     """
 
     target: Target
@@ -81,6 +73,7 @@ class Summary:
     receipts: dict[str, list[Receipt]] = field(repr=False)
     product: Product | None = None  # of a target that is not an evaluation, None while incomplete
     outcome: Outcome | None = None
+    is_smoke: bool = False
 
     @property
     def complete(self) -> bool:
@@ -102,6 +95,7 @@ def summarise(target: Target, store: ObjectStore) -> Summary:
         receipts,
         None if evaluated else product(target, plans[-1], store),
         outcome,
+        is_smoke_run(store),
     )
 
 
@@ -227,7 +221,7 @@ def notes(summary: Summary) -> list[str]:
     """Returns the notes below the table, one sentence each, then the warnings. The notes are the conditions
     of the measurement, or the product of a recipe that is not an evaluation."""
     if summary.product is not None:
-        return [*summary.product.lines, *(f"warning: {line}" for line in _doubts(summary))]
+        return [*summary.product.lines, *_warnings(summary, [])]
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     samples = next(iter(result["arms"].values()))["n"]
@@ -254,8 +248,7 @@ def notes(summary: Summary) -> list[str]:
         lines += [f"{step_plan.step.title}: {name}: {each}" for name, each in step_plan.choices.items()]
     measured_with = (line for arm in result["arms"].values() for line in arm.get("warnings", []))
     of_floor = (f"{FLOOR}: {line}" for line in (result["floor"] or {}).get("warnings", []))
-    warned = dict.fromkeys([*measured_with, *of_floor, *_doubts(summary)])
-    return lines + [f"warning: {line}" for line in warned]
+    return [*lines, *_warnings(summary, [*measured_with, *of_floor])]
 
 
 def _references(summary: Summary, target: Evaluate) -> list[str]:
@@ -302,7 +295,10 @@ def _images_of(read: Reference) -> Reference:
 
 def comparisons(summary: Summary) -> list[str]:
     """Returns sentences that compare the FID of every arm with that of the base (`base_of`), with the spreads
-    over seeds. Arms whose discriminators differ only in their seed also get a sentence together."""
+    over seeds. Arms whose discriminators differ only in their seed also get a sentence together. The list is
+    empty for a smoke run."""
+    if summary.is_smoke:
+        return []
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     arms = result["arms"]
@@ -363,8 +359,11 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
     return canonical_json(documents)
 
 
-def _doubts(summary: Summary) -> list[str]:
-    return [*doubts(summary.plans, summary.receipts), *choice_doubts(summary.plans)]
+def _warnings(summary: Summary, of_result: Sequence[str]) -> list[str]:
+    """Returns the warnings of the result and of the steps, each once. A smoke run has a single one."""
+    of_steps = [*doubts(summary.plans, summary.receipts), *choice_doubts(summary.plans)]
+    found = [SMOKE] if summary.is_smoke else [*of_result, *of_steps]
+    return [f"warning: {line}" for line in dict.fromkeys(found)]
 
 
 def missing(summary: Summary) -> list[str]:

@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from dgflow.report.layout import aligned, printable, ruled, wrapped
+from dgflow.report.layout import aligned, ruled
+from dgflow.runtime.terminal import printable, wrapped
 from dgflow.specs.figures import Table
 from dgflow.steps.sweeping.sweep_figures import table_figure
 from dgflow.steps.sweeping.sweep_table import Row, SweepTable, option_name, value_text

@@ -32,12 +32,13 @@ HEADS = {
 
 
 def verdict(summary: Summary) -> dict[str, Any] | None:
-    """Returns the verdict on the recipe's arms, or on the variants of a sweep; None without a comparison.
+    """Returns the verdict on the recipe's arms, or on the variants of a sweep; None without a comparison, and
+    for a smoke run.
 
     The keys are `kind` (a key of `HEADS`, or "mixed"), `head`, `number` (the change or the range of changes),
     `unit`, `lines` (sentences), `how` (the interval and its method) and `figure`.
     """
-    outcome = summary.outcome
+    outcome = None if summary.is_smoke else summary.outcome
     if outcome is not None and isinstance(outcome.step, Sweep | SelectedSweep):
         found = variants(outcome.step, outcome.content)
         return None if found is None else _of_sweep(found)

@@ -16,6 +16,7 @@ from dgflow.runtime.environment import first_line
 from dgflow.runtime.heartbeat import Heartbeat, new_record
 from dgflow.runtime.pace import Pace, Timings
 from dgflow.runtime.progress_text import View, lines_now_and_then, live
+from dgflow.runtime.terminal import tell
 from dgflow.runtime.training.notes import WITHIN, seconds_within
 from dgflow.specs.graph import Node
 from dgflow.specs.step import Step
@@ -68,7 +69,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         self._say_reused()
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     def _say_reused(self) -> None:
         """Prints the steps that were reused since the last line: up to `NAMED` by name, more in one line."""
@@ -80,7 +81,7 @@ class Progress:
                 (first, _), (last, _) = reused[0], reused[-1]
                 lines = [f"reused: {len(reused)} steps, from {first.title} to {last.title}"]
             for line in lines:
-                print(line, file=sys.stderr, flush=True)
+                tell(line)
 
     def tell(self, line: str) -> None:
         """Prints a message about the workers with the time, and shows it in the heartbeat."""

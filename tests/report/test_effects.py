@@ -14,9 +14,11 @@ from dgflow.report.figures.axis import Axis
 from dgflow.report.figures.dots import LEFT, Dot, Dots, draw_dots
 from dgflow.report.figures.frame import RIGHT
 from dgflow.report.figures.svg import WIDTH
-from dgflow.report.summary import summarise
+from dgflow.report.page import render
+from dgflow.report.summary import SMOKE, summarise, table
 from dgflow.report.verdict import sentence, verdict
 from dgflow.specs.figures import Metric
+from dgflow.testing.smoke_root import MARK
 
 T_OF_TWO = 4.302652729749  # Student's t with 2 degrees of freedom, 97.5%: from a printed table
 LOWER = Metric("FID", 2)
@@ -96,6 +98,16 @@ def test_the_first_screen_counts_the_arms_where_they_differ(source):
     assert found is not None
     assert found["kind"] == "better" and found["number"] == "−10.37 to −8.43"
     assert len(found["lines"]) == 3 and found["figure"].count('class="interval') == 3
+
+
+def test_a_smoke_run_gets_no_verdict_and_a_single_warning(finished):
+    target, store = finished
+    assert "lowers FID" in table(summarise(target, store)) and "lowers FID" in render(target, store)
+    store.put(MARK, b"{}")
+    summary = summarise(target, store)
+    text = table(summary)
+    assert verdict(summary) is None and "lowers FID" not in text and "lowers FID" not in render(target, store)
+    assert text.count("warning: ") == 1 and text.splitlines()[-1] == f"warning: {SMOKE}"
 
 
 def test_dots_and_intervals_lie_at_their_values():

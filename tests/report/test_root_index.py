@@ -11,6 +11,7 @@ from dgflow.report.page_file import INDEX, PAGE, index_link, page_of
 from dgflow.report.pages import drop_pages, write_pages
 from dgflow.report.root_index import render_index
 from dgflow.store.runs import Asked, RunRecord, RunStep, ranges, record_key
+from dgflow.testing.smoke_root import MARK
 
 
 def record(store, target, number, outcome="done", **options):
@@ -71,6 +72,13 @@ def test_each_variant_has_a_row_per_guided_arm_and_a_link_to_its_page(variants):
     assert page.text.count("digits --discriminators 2") >= 2 and "digits --steps" not in page.text
     assert "Change of FID against unguided" in page.text
     assert "29.23" in page.text and "30.43" in page.text  # means of FID of the two guided arms
+
+
+def test_the_index_of_a_smoke_run_has_no_effects(source):
+    _, store = root_of(1, 2, source=source)
+    store.put(MARK, b"{}")
+    text = Page(render_index(store) or "").text
+    assert "digits --discriminators 2" in text and "Change of FID" not in text and "29.23" not in text
 
 
 def test_a_variant_without_a_result_is_named_with_its_state(variants):
