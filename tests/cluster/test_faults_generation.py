@@ -134,8 +134,13 @@ def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shar
 
 def test_two_drivers_on_one_root_at_once_both_end_well(shared, undisturbed, root, step):
     shared.have(2)
-    runs = [shared.drive("samples", root, undisturbed.source, workers=1) for _ in range(2)]
-    for run in runs:
+    first = shared.drive("samples", root, undisturbed.source, workers=1)
+    [name] = first.wait_for(lambda: hosts_of(root, step), "work of the first driver")
+    [own] = [host for host in shared.workers if host.name == name]
+    [pid] = stopped_in_a_shard(first, root, step, own).values()  # so that work remains for the second driver
+    second = shared.drive("samples", root, undisturbed.source, workers=1)
+    second.wait_for(lambda: hosts_of(root, step) - {name}, "work of the second driver")
+    own.signal("CONT", pid)
+    for run in (first, second):
         run.finish(SECONDS)
-    assert len(hosts_of(root, step)) == 2  # each has a worker, on a separate host
     undisturbed.check(root, step)
