@@ -14,6 +14,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
 from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
+from dgflow.testing.smoke_root import MEANINGLESS
 
 Use = Literal["run", "plan", "status", "look"]
 """The use of a root by a command: `run` creates the root, `plan` works without one, others only read it."""
@@ -52,11 +53,7 @@ def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -
 def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None = None) -> Target:
     """Return the toy version of `target`; for `run`, also write the external files into the root."""
     toy = smoke_run(target, store.url)
-    print(
-        "smoke run: toy networks with random weights on synthetic images; the results are meaningless",
-        flush=True,
-        file=out or sys.stdout,
-    )
+    print(MEANINGLESS, flush=True, file=out or sys.stdout)
     if use == "run":
         toy.write(store)
     return toy.target

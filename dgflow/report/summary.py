@@ -34,10 +34,9 @@ from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import canonical_json
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
-from dgflow.testing.smoke_root import is_smoke_run
+from dgflow.testing.smoke_root import MEANINGLESS, is_smoke_run
 
 FLOOR = "real against real"
-SMOKE = "a smoke run: toy networks on synthetic images; the numbers are meaningless"
 
 
 @dataclass(frozen=True)
@@ -361,9 +360,10 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
 
 def _warnings(summary: Summary, of_result: Sequence[str]) -> list[str]:
     """Returns the warnings of the result and of the steps, each once. A smoke run has a single one."""
+    if summary.is_smoke:
+        return [f"warning: {MEANINGLESS}"]
     of_steps = [*doubts(summary.plans, summary.receipts), *choice_doubts(summary.plans)]
-    found = [SMOKE] if summary.is_smoke else [*of_result, *of_steps]
-    return [f"warning: {line}" for line in dict.fromkeys(found)]
+    return [f"warning: {line}" for line in dict.fromkeys([*of_result, *of_steps])]
 
 
 def missing(summary: Summary) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prints text for the terminal, wrapped between words if there is one."""
+"""Wraps text at the width of the terminal, and prints messages on standard error."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ UNLIMITED = 10_000  # characters per line of text without a terminal
 
 def tell(line: str) -> None:
     """Prints a line on standard error, wrapped if it is a terminal."""
-    width = min(WIDTH, terminal_width(UNLIMITED, sys.stderr))
-    lines = wrapped(line, hanging="  ", width=width) if sys.stderr.isatty() else [line]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        width = min(WIDTH, terminal_width(WIDTH, sys.stderr))
+        line = "\n".join(wrapped(line, hanging="  ", width=width))
+    print(line, file=sys.stderr, flush=True)
 
 
 def terminal_width(otherwise: int = PIPED, stream: TextIO | None = None) -> int:

@@ -6,6 +6,7 @@ from dgflow.store.objects import ObjectStore
 
 VERSION = 2  # increment when the written files change
 MARK = "smoke.json"
+MEANINGLESS = "smoke run: toy networks with random weights on synthetic images; the results are meaningless"
 
 
 def is_smoke_run(store: ObjectStore) -> bool:

@@ -15,10 +15,10 @@ from dgflow.report.figures.dots import LEFT, Dot, Dots, draw_dots
 from dgflow.report.figures.frame import RIGHT
 from dgflow.report.figures.svg import WIDTH
 from dgflow.report.page import render
-from dgflow.report.summary import SMOKE, summarise, table
+from dgflow.report.summary import summarise, table
 from dgflow.report.verdict import sentence, verdict
 from dgflow.specs.figures import Metric
-from dgflow.testing.smoke_root import MARK
+from dgflow.testing.smoke_root import MARK, MEANINGLESS
 
 T_OF_TWO = 4.302652729749  # Student's t with 2 degrees of freedom, 97.5%: from a printed table
 LOWER = Metric("FID", 2)
@@ -107,7 +107,7 @@ def test_a_smoke_run_gets_no_verdict_and_a_single_warning(finished):
     summary = summarise(target, store)
     text = table(summary)
     assert verdict(summary) is None and "lowers FID" not in text and "lowers FID" not in render(target, store)
-    assert text.count("warning: ") == 1 and text.splitlines()[-1] == f"warning: {SMOKE}"
+    assert text.count("warning: ") == 1 and text.splitlines()[-1] == f"warning: {MEANINGLESS}"
 
 
 def test_dots_and_intervals_lie_at_their_values():

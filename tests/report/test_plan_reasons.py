@@ -2,9 +2,11 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
+from pseudo_terminal import shown
 from report.fake_root import fill, new_store, recipe
 
 import dgflow as dg
@@ -161,31 +163,20 @@ def test_without_a_terminal_lines_have_a_width_of_their_own(filled, monkeypatch)
     assert 80 < max(map(len, table.splitlines())) <= 110
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 def test_a_real_terminal_is_asked_for_its_width(tmp_path):
-    import fcntl
-    import pty
-    import struct
-    import subprocess
-    import termios
-
-    driver, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     program = (
         "from report.test_plan_costs import call, cifar; import sys;"
         f"sys.exit(call('plan', '--root', {str(tmp_path / 'root')!r}))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=terminal, env=environment)
-    os.close(terminal)
-    text = b""
-    try:
-        while data := os.read(driver, 4096):
-            text += data
-    except OSError:  # a terminal whose process has ended
-        pass
-    assert process.wait() == 0
-    lines = text.decode().splitlines()
+    processes = []
+    text = shown(
+        lambda terminal: processes.append(
+            subprocess.Popen([sys.executable, "-c", program], stdout=terminal, env=environment)
+        )
+    )
+    assert processes[0].wait() == 0
+    lines = text.splitlines()
     assert 60 < max(map(len, lines)) <= 80 and any("arm EDM-G++" in line for line in lines)
 
 

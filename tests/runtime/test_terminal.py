@@ -1,14 +1,12 @@
 """Messages are as wide as the terminal on which they appear."""
 
-import fcntl
 import os
-import pty
-import struct
-import termios
 from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
+from functools import partial
 
 import pytest
+from pseudo_terminal import shown
 
 from dgflow.runtime.progress_text import View, live
 from dgflow.runtime.terminal import tell
@@ -21,19 +19,12 @@ def on_terminal(monkeypatch):
     """Returns a function that calls another one while standard error is a terminal of 80 columns, and
     standard output is not. It returns what the terminal then shows."""
 
-    def shown(call: Callable[[], None]) -> str:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        with os.fdopen(theirs, "w") as stream, redirect_stderr(stream):
+    def on(call: Callable[[], None], descriptor: int) -> None:
+        with os.fdopen(descriptor, "w", closefd=False) as stream, redirect_stderr(stream):
             call()
-        text = b""
-        with os.fdopen(ours, "rb", buffering=0) as reader, suppress(OSError):  # at the end of a terminal
-            while data := reader.read(4096):
-                text += data
-        return text.decode()
 
     monkeypatch.setenv("TERM", "xterm")
-    return shown
+    return lambda call: shown(partial(on, call))
 
 
 def test_a_message_wraps_at_the_width_of_the_terminal_though_the_output_is_piped(on_terminal):
